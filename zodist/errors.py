@@ -1,0 +1,34 @@
+"""The errors a user can act on: one sentence that says what was found, where, and what to change.
+
+The command line prints the sentence and exits with 2; anything that is not a ZodistError is a defect of zodist.
+"""
+
+from __future__ import annotations
+
+
+class ZodistError(Exception):
+    """An error whose message is written for the person who started the run."""
+
+
+class ConfigError(ZodistError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another one."""
+
+
+class ModelError(ZodistError):
+    """A model cannot be loaded, is not the expected one, or cannot be perturbed exactly."""
+
+
+class TaskError(ZodistError):
+    """A task's description or data cannot be used."""
+
+
+class JournalError(ZodistError):
+    """A journal cannot be read or written, is damaged, or belongs to another run."""
+
+
+class SnapshotError(ZodistError):
+    """A snapshot cannot be written."""
+
+
+class ExchangeError(ZodistError):
+    """Workers cannot talk, or do not agree on what they are doing."""
