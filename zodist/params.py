@@ -1,0 +1,104 @@
+"""Parameters as a run sees them: a name, a stable id, a shape, and the flat range of weights held here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zodist.errors import ModelError
+from zodist.kernels import cpu
+from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
+
+KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Param:
+    """One trainable parameter.
+
+    id: the noise address, a hash of the name, so that neither order nor frozen neighbours change a direction.
+    weights: the held numbers, flat and contiguous, a view of the model's storage; number ``origin`` of the whole first.
+    """
+
+    name: str
+    id: int
+    shape: tuple[int, ...]
+    weights: torch.Tensor
+    origin: int = 0
+
+    @property
+    def kind(self) -> int:
+        """The kernels' number for the dtype of the weights."""
+        return KINDS[self.weights.dtype]
+
+    @property
+    def words(self) -> np.ndarray:
+        """The held weights as unsigned words, sharing memory: uint32 for float32, else uint16."""
+        return as_words(self.weights)
+
+
+def as_words(tensor: torch.Tensor) -> np.ndarray:
+    """A contiguous float tensor's numbers as flat unsigned words, sharing memory."""
+    unsigned = torch.uint32 if tensor.dtype == torch.float32 else torch.uint16
+    return tensor.detach().view(unsigned).reshape(-1).numpy()
+
+
+def address(name: str) -> int:
+    """The 32-bit noise address of a parameter's name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+
+
+def collect(model: torch.nn.Module, pattern: str = "") -> list[Param]:
+    """The parameters whose name matches a regular expression (all for ""), in the model's order; tied ones once.
+
+    Raises ModelError when none matches, or one has a dtype or a layout that cannot be perturbed exactly.
+    """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise ModelError(f"model.train = {pattern!r} is not a regular expression: {error}") from error
+    named = list(model.named_parameters())
+    chosen = [(name, p) for name, p in named if wanted.search(name)]
+    if not chosen:
+        some = ", ".join(name for name, _ in named[:3])
+        raise ModelError(f"model.train = {pattern!r} matches no parameter; names look like {some}")
+    params, owner = [], {}
+    for name, p in chosen:
+        if p.dtype not in KINDS:
+            raise ModelError(f"parameter {name!r} is {p.dtype}; zodist trains float32, bfloat16 and float16 only")
+        if not p.is_contiguous() or p.device.type != "cpu":
+            raise ModelError(f"parameter {name!r} must be contiguous and on the CPU, found strides {p.stride()}")
+        key = address(name)
+        if key in owner:
+            raise ModelError(f"parameters {owner[key]!r} and {name!r} share a noise address; rename one of them")
+        owner[key] = name
+        params.append(Param(name, key, tuple(p.shape), p.detach().view(-1)))
+    return params
+
+
+def digest(params: Sequence[Param], *, parallel: bool = False) -> int:
+    """64-bit hash of the weights: a sum, so shards add up to the whole and any order gives the same."""
+    kernel = cpu.digest_parallel if parallel else cpu.digest_serial
+    total = 0
+    for p in params:
+        total = (total + int(kernel(p.words, p.origin, np.uint64(p.id)))) & 0xFFFFFFFFFFFFFFFF
+    return total
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """16 hex digits over names, shapes, dtypes and every weight, frozen ones too: which model this is."""
+    total = 0
+    names = hashlib.blake2b(digest_size=8)
+    for name, p in model.named_parameters():
+        names.update(f"{name} {tuple(p.shape)} {p.dtype}\n".encode())
+        if p.dtype in KINDS:
+            flat = p.detach().contiguous().view(-1)
+            total += digest([Param(name, address(name), tuple(p.shape), flat)])
+        else:
+            names.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return f"{(total ^ int.from_bytes(names.digest(), 'little')) & 0xFFFFFFFFFFFFFFFF:016x}"
