@@ -74,25 +74,26 @@ def _perturb_rows(kind, out_kind, words, origin, starts, length, outs, law, keys
         for tile in range(start // TILE, (stop + TILE - 1) // TILE):
             first = tile * TILE
             lo, hi = max(first, start), min(first + TILE, stop)
+            piece, a, b = words[lo - origin : hi - origin], lo - first, hi - first
+            at = lo - start
             _perturb_tile(
-                kind,
-                out_kind,
-                words[lo - origin : hi - origin],
-                outs,
-                r,
-                lo - start,
-                law,
-                keys,
-                tables,
-                param,
-                role,
-                tile,
-                lo - first,
-                hi - first,
-                x,
-                total,
-                z,
-                w,
+                kind, out_kind, piece, outs, r, at, law, keys, tables, param, role, tile, a, b, x, total, z, w
+            )
+
+
+def _perturb(kind, out_kind, words, origin, start, stop, outs, law, keys, tables, param, role):
+    """outs[p, 0, :] = numbers start .. stop - 1 of the parameter at point p."""
+    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
+    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
+        x, total, z = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32)
+        w = np.empty((4, 256), u32)
+        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
+            first = tile * TILE
+            lo, hi = max(first, start), min(first + TILE, stop)
+            piece, a, b = words[lo - origin : hi - origin], lo - first, hi - first
+            at = lo - start
+            _perturb_tile(
+                kind, out_kind, piece, outs, 0, at, law, keys, tables, param, role, tile, a, b, x, total, z, w
             )
 
 
@@ -157,6 +158,8 @@ def _digest(words, origin, param):
 
 
 _options = {"cache": True, "nogil": True, "error_model": "numpy"}
+perturb_serial = njit(**_options)(_perturb)
+perturb_parallel = njit(parallel=True, **_options)(_perturb)
 perturb_rows_serial = njit(**_options)(_perturb_rows)
 perturb_rows_parallel = njit(parallel=True, **_options)(_perturb_rows)
 update_serial = njit(**_options)(_update)

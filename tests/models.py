@@ -1,0 +1,89 @@
+"""Tiny random models of several families, and batches for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+VOCABULARY = 97
+
+_rope = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama-tied": LlamaConfig(**_rope, tie_word_embeddings=True),
+    "llama-untied": LlamaConfig(**_rope, attention_bias=True),
+    "qwen2": Qwen2Config(**_rope),
+    "qwen3": Qwen3Config(**_rope),
+    "gemma3": Gemma3TextConfig(**_rope, sliding_window=16),
+    "opt": OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=24,
+        ffn_dim=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        word_embed_proj_dim=16,
+    ),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=24, n_layer=2, n_head=4, n_positions=64),
+}
+
+
+def tiny(family: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """A random model in eval mode; every weight, biases and norms too, is away from its initial constant."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="sdpa")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class TinyBatch:
+    """Random rows of unequal length, left padded; loss on the last token among all or some vocabulary entries."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    keep: int = 1
+    columns: torch.Tensor | None = None
+
+    @property
+    def examples(self) -> int:
+        return self.input_ids.shape[0]
+
+    def losses(self, logits: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits[:, -1].float(), self.labels, reduction="none")
+
+
+def batch(rows: int = 4, length: int = 11, *, columns: bool = False, keep: int = 1, seed: int = 0) -> TinyBatch:
+    """A batch; with columns, the loss is over three vocabulary entries."""
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, length), generator=g)
+    mask = torch.ones_like(ids)
+    for row in range(rows):
+        mask[row, : row % 4] = 0
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    chosen = torch.tensor([5, 40, 96]) if columns else None
+    labels = torch.randint(0, 3 if columns else VOCABULARY, (rows,), generator=g)
+    return TinyBatch(ids, mask, position, labels, keep, chosen)

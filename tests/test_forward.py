@@ -1,0 +1,166 @@
+"""The evaluator gives the losses of a dense functional reference and never touches a weight.  No network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import CONFIGS, batch, tiny
+
+from zodist import noise
+from zodist.direction import Combination, Dense
+from zodist.errors import ModelError
+from zodist.forward import Evaluator
+from zodist.params import collect, digest
+
+EPS = 1e-2
+
+
+def points(seeds: list[int]) -> list[Combination]:
+    pair = [Combination.of((s, EPS)) for s in seeds]
+    return [c for p in pair for c in (p, p * -1.0)]
+
+
+def reference(model, params, dense, combination, b) -> float:
+    """Loss with every parameter replaced by a perturbed dense copy."""
+    replaced = {}
+    for p in params:
+        total = p.weights.float().clone()
+        for seed, weight in combination:
+            z = dense.values(p.id, seed, 0, p.weights.numel())
+            total += torch.from_numpy(z * np.float32(weight))
+        replaced[p.name] = total.view(p.shape).to(p.weights.dtype)
+    inputs = {"input_ids": b.input_ids, "attention_mask": b.attention_mask, "position_ids": b.position_ids}
+    with torch.no_grad():
+        out = torch.func.functional_call(model, replaced, kwargs=inputs, tie_weights=True)
+    logits = out.logits[:, -b.keep :]
+    logits = logits if b.columns is None else logits[..., b.columns]
+    return float(b.losses(logits).double().mean())
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_losses_equal_the_dense_functional_reference(family, coded, columns):
+    """Tolerance: float32 rounding of a two-layer model with losses of order one, of other GEMM shapes."""
+    model, b = tiny(family), batch(columns=columns)
+    params = collect(model)
+    dense = Dense(noise.GAUSSIAN, coded)
+    at = points([5 << 16, (5 << 16) + 3] if coded else [11, 12])
+    want = [reference(model, params, dense, c, b) for c in at]
+    evaluator = Evaluator(model, params, lambda name, shape: dense)
+    got = evaluator.losses(at, [b])
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
+    clean = evaluator.losses([], [b])
+    assert abs(np.asarray(want) - clean).min() > 1e-4, "the points must differ from the weights for this to mean anything"
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "opt"])
+def test_a_mixed_combination_adds_up(family):
+    """A point may be a sum of seeds of several bases: float32 sums, so rounding is all that may differ."""
+    model, b = tiny(family), batch()
+    params, dense = collect(model), Dense(noise.RADEMACHER, True)
+    at = [Combination.of(((3 << 16) + 1, 0.01), (9 << 16, -0.02), ((3 << 16) + 2, 0.005))]
+    got = Evaluator(model, params, lambda name, shape: dense).losses(at, [b])
+    np.testing.assert_allclose(got, [reference(model, params, dense, at[0], b)], rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_keep_every_bit_over_100_evaluations(dtype):
+    model, b = tiny("llama-tied", dtype), batch()
+    params = collect(model)
+    before = digest(params)
+    evaluator = Evaluator(model, params, lambda name, shape: Dense(noise.GAUSSIAN, True))
+    for k in range(100):
+        evaluator.losses(points([k << 16]), [b])
+    assert digest(params) == before
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_subset_of_parameters_leaves_the_rest_alone(family):
+    model, b = tiny(family), batch()
+    params = collect(model, r"norm|bias|embed|wte")
+    dense = Dense(noise.GAUSSIAN, True)
+    at = points([5 << 16])
+    want = [reference(model, params, dense, c, b) for c in at]
+    got = Evaluator(model, params, lambda name, shape: dense).losses(at, [b])
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
+
+
+def test_a_parameter_the_method_leaves_out_is_not_perturbed():
+    model, b = tiny("llama-untied"), batch()
+    params, dense = collect(model), Dense(noise.GAUSSIAN, True)
+
+    def direction(name, shape):
+        return dense if "mlp" in name else None
+
+    chosen = [p for p in params if "mlp" in p.name]
+    at = points([5 << 16])
+    want = [reference(model, chosen, dense, c, b) for c in at]
+    got = Evaluator(model, params, direction).losses(at, [b])
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
+
+
+def test_pieces_of_a_batch_give_the_mean_over_examples():
+    model = tiny("llama-tied")
+    params, dense = collect(model), Dense(noise.GAUSSIAN, True)
+    evaluator = Evaluator(model, params, lambda name, shape: dense)
+    small, large = batch(2, 11, seed=1), batch(6, 9, seed=2)
+    at = points([5 << 16])
+    want = (2 * evaluator.losses(at, [small]) + 6 * evaluator.losses(at, [large])) / 8
+    np.testing.assert_allclose(evaluator.losses(at, [small, large]), want, rtol=1e-12)
+
+
+def test_bfloat16_slope_keeps_its_sign_and_size():
+    """The slope along one direction, 16-bit against float32: rounding of activations allows a few per cent here."""
+    model, b = tiny("llama-tied"), batch(16, 16)
+    params, dense = collect(model), Dense(noise.RADEMACHER, True)
+    at = points([7 << 16])
+    fine = Evaluator(model, params, lambda name, shape: dense)
+    want = -float(np.diff(fine.losses(at, [b]))[0])
+    fine.close()
+    model = model.to(torch.bfloat16)
+    params = collect(model)
+    got = -float(np.diff(Evaluator(model, params, lambda name, shape: dense).losses(at, [b]))[0])
+    assert got == pytest.approx(want, rel=0.3)
+
+
+def test_closing_gives_the_model_back():
+    model, b = tiny("gpt2"), batch()
+    params = collect(model)
+    with torch.no_grad():
+        before = model(b.input_ids, attention_mask=b.attention_mask).logits
+    evaluator = Evaluator(model, params, lambda name, shape: Dense(noise.GAUSSIAN, True))
+    evaluator.losses(points([1 << 16]), [b])
+    with torch.no_grad():
+        between = model(b.input_ids, attention_mask=b.attention_mask).logits
+    evaluator.close()
+    assert torch.equal(before, between)
+    assert all("forward" not in vars(m) for m in model.modules())
+
+
+def test_a_module_that_is_bypassed_stops_with_the_parameter_s_name():
+    model, b = tiny("llama-untied"), batch()
+    mlp = model.model.layers[1].mlp
+    mlp.forward = lambda x: torch.nn.functional.linear(x, mlp.up_proj.weight) @ mlp.down_proj.weight.t()
+    evaluator = Evaluator(model, collect(model), lambda name, shape: Dense(noise.GAUSSIAN, True))
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.gate_proj\.weight.*ran 0 times"):
+        evaluator.losses(points([1 << 16]), [b])
+
+
+def test_an_unknown_module_is_refused_by_name():
+    model = tiny("llama-untied")
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(3))
+
+    model.odd = Odd()
+    with pytest.raises(ModelError, match=r"odd\.gain: zodist cannot perturb Odd exactly"):
+        Evaluator(model, collect(model), lambda name, shape: Dense(noise.GAUSSIAN, True))
+
+
+def test_a_pattern_that_matches_nothing_shows_what_names_look_like():
+    with pytest.raises(ModelError, match=r"matches no parameter; names look like model\.embed_tokens\.weight"):
+        collect(tiny("llama-tied"), "attention.query")

@@ -1,0 +1,149 @@
+"""The evaluator: losses at several points near the weights in one forward, weights read-only.
+
+The points of a probe go through the model together: the batch is stacked point-major and each leaf treats its slice with
+that point's parameters (zodist.leaves).  The model's modules keep their own forward for every other use; the evaluator's
+takes over only while a frame is active.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from zodist.direction import Combination, Dense
+from zodist.errors import ModelError
+from zodist.leaves import Frame, head, kind_of
+from zodist.params import Param
+
+if TYPE_CHECKING:
+    from zodist.tasks import Batch
+
+
+class Evaluator:
+    """Evaluates a transformers causal language model at points given as combinations of seeds.
+
+    direction: what a seed means for a parameter's name and shape (a method's).  parallel: use numba's threads.
+    Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Sequence[Param],
+        direction: Callable[[str, tuple[int, ...]], Dense | None],
+        *,
+        parallel: bool = False,
+    ) -> None:
+        self.model = model
+        self.params = {p.name: p for p in params}
+        self.frame = Frame({p.id: direction(p.name, p.shape) for p in params}, parallel)
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        if "logits_to_keep" not in self._accepted:
+            raise ModelError(
+                f"{type(model).__name__}.forward takes no logits_to_keep; zodist needs a causal language model "
+                "of transformers that computes only the logits that enter the loss"
+            )
+        self._patched: list[nn.Module] = []
+        self._owners: dict[str, str] = {}
+        self._install(params)
+
+    def _install(self, params: Sequence[Param]) -> None:
+        by_storage = {p.weights.data_ptr(): p for p in params}
+        output = self.model.get_output_embeddings()
+        found: set[str] = set()
+        for path, module in self.model.named_modules():
+            own = {
+                name: by_storage[value.data_ptr()]
+                for name, value in module._parameters.items()
+                if value is not None and value.data_ptr() in by_storage
+            }
+            if not own and module is not output:
+                continue
+            kind = kind_of(module)
+            if kind is None:
+                names = ", ".join(p.name for p in own.values())
+                raise ModelError(
+                    f"{names}: zodist cannot perturb {type(module).__name__} exactly; leave it out with model.train"
+                )
+            found.update(p.name for p in own.values())
+            inner = kind(self.frame, module, own, path)
+            if module is output:
+                if not isinstance(module, nn.Linear):
+                    raise ModelError(f"{path}: zodist needs a linear output layer, found {type(module).__name__}")
+                inner = head(self.frame, module, own, path, inner)
+            if own:
+                self._owners[path] = ", ".join(p.name for p in own.values())
+            self._patch(module, path, inner)
+        missing = [p.name for p in params if p.name not in found]
+        if missing:
+            raise ModelError(f"{missing[0]} belongs to no module that zodist can perturb; leave it out with model.train")
+
+    def _patch(self, module: nn.Module, path: str, inner: Callable[..., torch.Tensor]) -> None:
+        frame, original, is_head = self.frame, module.forward, module is self.model.get_output_embeddings()
+
+        def forward(*args, **kwargs):
+            if not frame.active:
+                return original(*args, **kwargs)
+            frame.calls[path] = frame.calls.get(path, 0) + 1
+            return inner(*args, **kwargs) if frame.points or is_head else original(*args, **kwargs)
+
+        module.forward = forward
+        self._patched.append(module)
+
+    def close(self) -> None:
+        """Give the model's modules their own forward back."""
+        for module in self._patched:
+            del module.forward
+        self._patched.clear()
+
+    @contextmanager
+    def _framed(self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None):
+        self.frame.start(points, stack, columns)
+        try:
+            yield
+        finally:
+            self.frame.active = False
+
+    def logits(self, points: Sequence[Combination], batch: Batch) -> torch.Tensor:
+        """The logits that enter the loss: [points, rows, keep, columns]; no points: one, the weights themselves."""
+        count = max(1, len(points))
+        rows = batch.input_ids.shape[0]
+        inputs = {
+            "input_ids": batch.input_ids.repeat(count, 1),
+            "attention_mask": batch.attention_mask.repeat(count, 1),
+            "position_ids": batch.position_ids.repeat(count, 1),
+        }
+        inputs = {name: value for name, value in inputs.items() if name in self._accepted}
+        with torch.inference_mode(), self._framed(points, count * rows, batch.columns):
+            logits = self.model(**inputs, logits_to_keep=batch.keep, use_cache=False).logits
+            if points:
+                self._check_calls()
+        return logits.view(count, rows, *logits.shape[1:])
+
+    def _check_calls(self) -> None:
+        for path, names in self._owners.items():
+            calls = self.frame.calls.get(path, 0)
+            if calls != 1:
+                raise ModelError(
+                    f"{names}: {path} ran {calls} times in one forward, zodist needs exactly one; "
+                    "leave it out with model.train"
+                )
+
+    def losses(self, points: Sequence[Combination], batches: Iterable[Batch]) -> np.ndarray:
+        """Mean loss per example at each point: float64 [points].
+
+        batches: the pieces of one batch, one forward each.  Per-example losses are float32 or better; sums are float64,
+        in the order of examples.
+        """
+        total, examples = np.zeros(max(1, len(points)), np.float64), 0
+        for batch in batches:
+            logits = self.logits(points, batch)
+            total += [float(batch.losses(at).double().sum()) for at in logits]
+            examples += batch.examples
+        return total / examples

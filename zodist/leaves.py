@@ -1,0 +1,251 @@
+"""How each kind of leaf module runs at several points in one forward, without ever writing to its weights.
+
+The rows of the batch are stacked point-major, [points * rows, ...].  A leaf perturbs its own parameters into the
+frame's scratch for the time of its call: base noise once, one copy per point.  What cannot be done exactly is refused
+by name when the evaluator is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
+
+from zodist.direction import Combination, Dense, coded_tables
+from zodist.errors import ModelError
+from zodist.kernels import cpu
+from zodist.kernels.tile import FLOAT32
+from zodist.noise import Z
+from zodist.params import Param, as_words
+
+ROWS_OF_HEAD = 4 << 20  # bytes of scratch per point for a piece of a large matrix: stays in cache between noise and GEMM
+
+Forward = Callable[..., torch.Tensor]
+
+
+@dataclass
+class Frame:
+    """What one forward is about: its points, its scratch, what was seen.  One per evaluator, reset for each forward."""
+
+    directions: dict[int, Dense | None]
+    parallel: bool
+    points: Sequence[Combination] = ()
+    columns: torch.Tensor | None = None
+    stack: int = 0
+    active: bool = False
+    calls: dict[str, int] = field(default_factory=dict)
+    _tables: dict[Dense, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    _scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
+
+    def start(self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None) -> None:
+        """Begin a forward of ``stack`` rows at these points (none: at the weights); equal points keep their tables."""
+        if points is not self.points:
+            self._tables.clear()
+        self.points, self.stack, self.columns, self.active = points, stack, columns, True
+        self.calls.clear()
+
+    def tables(self, param: Param) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """Law, keys and tables of the points for one parameter; None where the method leaves it alone."""
+        dense = self.directions[param.id]
+        if dense is None:
+            return None
+        if dense not in self._tables:
+            self._tables[dense] = coded_tables(dense, self.points)
+        return dense.law, *self._tables[dense]
+
+    def scratch(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """A buffer of this shape; the next call with the same dtype overwrites it."""
+        size = int(np.prod(shape))
+        held = self._scratch.get(dtype)
+        if held is None or held.numel() < size:
+            held = self._scratch[dtype] = torch.empty(size, dtype=dtype)
+        return held[:size].view(shape)
+
+    def whole(self, param: Param, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A parameter at every point: [points, *shape], in scratch."""
+        return self.span(param, 0, param.weights.numel(), dtype).view(len(self.points), *param.shape)
+
+    def span(self, param: Param, start: int, stop: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Numbers start .. stop - 1 of a parameter at every point: [points, stop - start], in scratch."""
+        dtype = dtype or param.weights.dtype
+        out = self.scratch(dtype, len(self.points), 1, stop - start)
+        known = self.tables(param)
+        if known is None:
+            return out.copy_(param.weights[start:stop]).view(len(self.points), -1)
+        law, keys, tables = known
+        kernel = cpu.perturb_parallel if self.parallel and stop - start > 1 << 16 else cpu.perturb_serial
+        kind = FLOAT32 if dtype == torch.float32 else param.kind
+        words = as_words(out).reshape(out.shape)
+        kernel(param.kind, kind, param.words, 0, start, stop, words, law, keys, tables, np.uint64(param.id), np.uint64(Z))
+        return out.view(len(self.points), -1)
+
+    def rows(self, param: Param, index: torch.Tensor) -> torch.Tensor:
+        """Some rows of a matrix at every point: [points, rows, width].  Rows not named are never touched."""
+        width = param.shape[-1]
+        known = self.tables(param)
+        if known is None:
+            return param.weights.view(param.shape)[index].expand(len(self.points), -1, -1)
+        out = self.scratch(param.weights.dtype, len(self.points), len(index), width)
+        law, keys, tables = known
+        starts = (index * width).numpy()
+        kernel = cpu.perturb_rows_parallel if self.parallel else cpu.perturb_rows_serial
+        words = as_words(out).reshape(out.shape)
+        name, role, kind = np.uint64(param.id), np.uint64(Z), param.kind
+        kernel(kind, kind, param.words, 0, starts, width, words, law, keys, tables, name, role)
+        return out
+
+
+class _Lookup(TorchFunctionMode):
+    """Inside an embedding's own forward, look rows up at every point instead of at the weights."""
+
+    def __init__(self, frame: Frame, module: nn.Embedding, param: Param, path: str) -> None:
+        super().__init__()
+        self.frame, self.module, self.param, self.path = frame, module, param, path
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: D105
+        kwargs = kwargs or {}
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        if func is not F.embedding or weight is not self.module.weight:
+            return func(*args, **kwargs)
+        ids, points, stack = args[0], len(self.frame.points), self.frame.stack
+        if ids.shape[0] not in (1, stack):
+            raise ModelError(f"{self.path}: {stack} rows expected, its input is {tuple(ids.shape)}")
+        # The same batch goes to every point, so the first point's rows are everybody's.
+        first = ids[: max(1, ids.shape[0] // points)]
+        index, inverse = torch.unique(first, return_inverse=True)
+        rows = self.frame.rows(self.param, index)[:, inverse]
+        return rows.expand(-1, stack // points, *rows.shape[2:]).flatten(0, 1)
+
+
+def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: str) -> Forward:
+    """Look up rows: only those that occur are perturbed.  What a subclass does around the look-up stays its own."""
+    if module.max_norm is not None:
+        raise ModelError(f"{path}: an embedding with max_norm writes to its weights; zodist cannot perturb it")
+    original, lookup = module.forward, _Lookup(frame, module, own["weight"], path)
+
+    def forward(*args, **kwargs):
+        with lookup:
+            return original(*args, **kwargs)
+
+    return forward
+
+
+def _affine(frame: Frame, x: torch.Tensor, weight: torch.Tensor, bias: Param | None) -> torch.Tensor:
+    """x [points, rows, in] times weight [points, in, out], plus a bias."""
+    y = torch.bmm(x, weight)
+    return y if bias is None else y.add_(frame.whole(bias).unsqueeze(1))
+
+
+def _stack(frame: Frame, x: torch.Tensor, path: str) -> torch.Tensor:
+    """[points * rows, ..., in] as [points, rows', in], contiguous (a strided slice would go through a slow product)."""
+    points = len(frame.points)
+    if x.shape[0] % points:
+        raise ModelError(f"{path}: cannot be split into {points} points, its input is {tuple(x.shape)}")
+    return x.reshape(points, -1, x.shape[-1]).contiguous()
+
+
+def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) -> Forward:
+    """A product with a matrix of its own at each point, as one batched GEMM; large matrices in cache-sized pieces."""
+    weight, bias, out_features = own.get("weight"), own.get("bias"), module.out_features
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        points, stacked = len(frame.points), _stack(frame, x, path)
+        if weight is None:
+            y = stacked @ module.weight.t()
+            y = y if bias is None else y.add_(frame.whole(bias).unsqueeze(1))
+            return y.view(*x.shape[:-1], -1)
+        piece = max(1, ROWS_OF_HEAD // (module.in_features * weight.weights.element_size()))
+        if out_features <= 2 * piece:
+            y = _affine(frame, stacked, frame.whole(weight).transpose(1, 2), bias)
+        else:
+            y = x.new_empty(points, stacked.shape[1], out_features)
+            for row in range(0, out_features, piece):
+                stop = min(row + piece, out_features)
+                span = frame.span(weight, row * module.in_features, stop * module.in_features)
+                y[:, :, row:stop] = torch.bmm(stacked, span.view(points, stop - row, -1).transpose(1, 2))
+            if bias is not None:
+                y.add_(frame.whole(bias).unsqueeze(1))
+        if bias is None and module.bias is not None:
+            y.add_(module.bias)
+        return y.view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def conv1d(frame: Frame, module: Conv1D, own: dict[str, Param], path: str) -> Forward:
+    """GPT-2's linear layer: weight [in, out]."""
+    weight, bias = own.get("weight"), own.get("bias")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        stacked = _stack(frame, x, path)
+        y = stacked @ module.weight if weight is None else torch.bmm(stacked, frame.whole(weight))
+        y.add_(module.bias if bias is None else frame.whole(bias).unsqueeze(1))
+        return y.view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> Forward:
+    """Any normalisation over the last axis: its own forward, once per point.  Its few weights are perturbed in float32,
+    since in 16 bits a weight near 1 would round eps away."""
+    original = module.forward
+    held = {name: p for name, p in module._parameters.items() if p is not None}
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        points = len(frame.points)
+        stacked = x.view(points, -1, *x.shape[1:])
+        values = {
+            name: frame.whole(own[name], torch.float32).clone() if name in own else p.float().expand(points, *p.shape)
+            for name, p in held.items()
+        }
+        outputs = []
+        try:
+            for p in range(points):
+                module._parameters.update({name: value[p] for name, value in values.items()})  # type: ignore[arg-type]
+                outputs.append(original(stacked[p]).to(x.dtype))
+        finally:
+            module._parameters.update(held)
+        return torch.cat(outputs)
+
+    return forward
+
+
+def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inner: Forward) -> Forward:
+    """The output projection: only the vocabulary entries that enter the loss are computed (``frame.columns``)."""
+    weight, bias = own.get("weight"), own.get("bias")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if frame.columns is None:
+            return inner(x) if own and frame.points else F.linear(x.contiguous(), module.weight, module.bias)
+        columns, points = frame.columns, max(1, len(frame.points))
+        stacked = x.reshape(points, -1, x.shape[-1]).contiguous()
+        if weight is None or not frame.points:
+            chosen = module.weight[columns].expand(points, -1, -1)
+        else:
+            chosen = frame.rows(weight, columns)
+        y = torch.bmm(stacked, chosen.transpose(1, 2))
+        if module.bias is not None:
+            here = module.bias[columns] if bias is None or not frame.points else frame.whole(bias)[:, None, columns]
+            y.add_(here)
+        return y.view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def kind_of(module: nn.Module) -> Callable[..., Forward] | None:
+    """How a leaf of this type is perturbed; None where zodist does not know it to be exact."""
+    if isinstance(module, nn.Embedding):
+        return embedding
+    if type(module) is nn.Linear:
+        return linear
+    if type(module) is Conv1D:
+        return conv1d
+    if type(module) is nn.LayerNorm or type(module).__name__.endswith("RMSNorm"):
+        return norm
+    return None
