@@ -54,7 +54,7 @@ class Evaluator:
         self._install(params)
 
     def _install(self, params: Sequence[Param]) -> None:
-        by_storage = {p.weights.data_ptr(): p for p in params}
+        by_storage = {p.model.data_ptr(): p for p in params}
         output = self.model.get_output_embeddings()
         found: set[str] = set()
         for path, module in self.model.named_modules():

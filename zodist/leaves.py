@@ -20,9 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from zodist.direction import Combination, Dense, coded_tables
 from zodist.errors import ModelError
 from zodist.kernels import cpu
-from zodist.kernels.tile import FLOAT32
 from zodist.noise import Z
-from zodist.params import Param, as_words
+from zodist.params import KINDS, Param, as_words
 
 ROWS_OF_HEAD = 4 << 20  # bytes of scratch per point for a piece of a large matrix: stays in cache between noise and GEMM
 
@@ -73,16 +72,15 @@ class Frame:
 
     def span(self, param: Param, start: int, stop: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Numbers start .. stop - 1 of a parameter at every point: [points, stop - start], in scratch."""
-        dtype = dtype or param.weights.dtype
+        dtype = dtype or param.model.dtype
         out = self.scratch(dtype, len(self.points), 1, stop - start)
         known = self.tables(param)
         if known is None:
             return out.copy_(param.weights[start:stop]).view(len(self.points), -1)
         law, keys, tables = known
         kernel = cpu.perturb_parallel if self.parallel and stop - start > 1 << 16 else cpu.perturb_serial
-        kind = FLOAT32 if dtype == torch.float32 else param.kind
         words = as_words(out).reshape(out.shape)
-        kernel(param.kind, kind, param.words, 0, start, stop, words, law, keys, tables, np.uint64(param.id), np.uint64(Z))
+        kernel(param.kind, KINDS[dtype], param.words, 0, start, stop, words, law, keys, tables, np.uint64(param.id), np.uint64(Z))
         return out.view(len(self.points), -1)
 
     def rows(self, param: Param, index: torch.Tensor) -> torch.Tensor:
@@ -90,14 +88,14 @@ class Frame:
         width = param.shape[-1]
         known = self.tables(param)
         if known is None:
-            return param.weights.view(param.shape)[index].expand(len(self.points), -1, -1)
-        out = self.scratch(param.weights.dtype, len(self.points), len(index), width)
+            return param.model.view(param.shape)[index].expand(len(self.points), -1, -1)
+        out = self.scratch(param.model.dtype, len(self.points), len(index), width)
         law, keys, tables = known
         starts = (index * width).numpy()
         kernel = cpu.perturb_rows_parallel if self.parallel else cpu.perturb_rows_serial
         words = as_words(out).reshape(out.shape)
-        name, role, kind = np.uint64(param.id), np.uint64(Z), param.kind
-        kernel(kind, kind, param.words, 0, starts, width, words, law, keys, tables, name, role)
+        name, role = np.uint64(param.id), np.uint64(Z)
+        kernel(param.kind, KINDS[param.model.dtype], param.words, 0, starts, width, words, law, keys, tables, name, role)
         return out
 
 
@@ -160,7 +158,7 @@ def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) ->
             y = stacked @ module.weight.t()
             y = y if bias is None else y.add_(frame.whole(bias).unsqueeze(1))
             return y.view(*x.shape[:-1], -1)
-        piece = max(1, ROWS_OF_HEAD // (module.in_features * weight.weights.element_size()))
+        piece = max(1, ROWS_OF_HEAD // (module.in_features * weight.model.element_size()))
         if out_features <= 2 * piece:
             y = _affine(frame, stacked, frame.whole(weight).transpose(1, 2), bias)
         else:

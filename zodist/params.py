@@ -22,14 +22,23 @@ class Param:
     """One trainable parameter.
 
     id: the noise address, a hash of the name, so that neither order nor frozen neighbours change a direction.
-    weights: the held numbers, flat and contiguous, a view of the model's storage; number ``origin`` of the whole first.
+    weights: the held numbers, flat and contiguous; number ``origin`` of the whole first.  They are what is perturbed,
+    updated, digested and kept in snapshots.
+    model: the model's own storage, flat.  The same tensor as weights, or, with a float32 master copy, what it is rounded
+    to after every update.
     """
 
     name: str
     id: int
     shape: tuple[int, ...]
     weights: torch.Tensor
+    model: torch.Tensor
     origin: int = 0
+
+    def publish(self) -> None:
+        """Bring the model's storage up to date with the weights."""
+        if self.model is not self.weights:
+            self.model.copy_(self.weights)
 
     @property
     def kind(self) -> int:
@@ -53,8 +62,10 @@ def address(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
 
 
-def collect(model: torch.nn.Module, pattern: str = "") -> list[Param]:
+def collect(model: torch.nn.Module, pattern: str = "", *, master: bool = False) -> list[Param]:
     """The parameters whose name matches a regular expression (all for ""), in the model's order; tied ones once.
+
+    master: keep 16-bit weights as a float32 copy of their own, 4 bytes a trained weight.
 
     Raises ModelError when none matches, or one has a dtype or a layout that cannot be perturbed exactly.
     """
@@ -77,7 +88,8 @@ def collect(model: torch.nn.Module, pattern: str = "") -> list[Param]:
         if key in owner:
             raise ModelError(f"parameters {owner[key]!r} and {name!r} share a noise address; rename one of them")
         owner[key] = name
-        params.append(Param(name, key, tuple(p.shape), p.detach().view(-1)))
+        flat = p.detach().view(-1)
+        params.append(Param(name, key, tuple(p.shape), flat.float() if master else flat, flat))
     return params
 
 
@@ -98,7 +110,7 @@ def fingerprint(model: torch.nn.Module) -> str:
         names.update(f"{name} {tuple(p.shape)} {p.dtype}\n".encode())
         if p.dtype in KINDS:
             flat = p.detach().contiguous().view(-1)
-            total += digest([Param(name, address(name), tuple(p.shape), flat)])
+            total += digest([Param(name, address(name), tuple(p.shape), flat, flat)])
         else:
             names.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
     return f"{(total ^ int.from_bytes(names.digest(), 'little')) & 0xFFFFFFFFFFFFFFFF:016x}"

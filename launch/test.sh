@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Every check of the project: ruff, ruff format, pyright, all tests. Arguments go to pytest: launch/test.sh -k journal
+# All four run even if one fails; the exit status is that of the first failure. The last line is pytest's summary.
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare dev
+cd "$root"
+export PATH="$venv/bin:$PATH"
+
+status=0
+failed=()
+check() { # COMMAND ...
+    local code=0
+    printf '\n== %s\n' "$*"
+    "$@" || code=$?
+    if ((code)); then
+        failed+=("$*")
+        ((status)) || status=$code
+    fi
+}
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2329  # called through check
+tests() {
+    python -m pytest -q --durations=15 "$@" 2>&1 | tee "$log"
+}
+
+check ruff check .
+check ruff format --check .
+check pyright
+check tests "$@"
+
+printf '\n'
+if ((status)); then
+    printf 'failed: %s\n' "${failed[@]}"
+fi
+tail -n 1 "$log"
+exit "$status"

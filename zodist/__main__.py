@@ -1,0 +1,271 @@
+"""The command line.  `python -m zodist` is the same program; torchrun starts it on every worker.
+
+Heavy packages are imported by the command that needs them, after the environment of their thread pools is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zodist.errors import ZodistError
+from zodist.threads import prepare_environment
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fine-tune language models on many nodes with forward passes alone: workers exchange seeds and losses, "
+    "16 bytes a probe, and all stay bit-identical.",
+)
+bench_app = typer.Typer(no_args_is_help=True, help="Measure zodist against its physical limits and its peers.")
+app.add_typer(bench_app, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+
+
+def _worker() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _print(value: Any) -> None:
+    print(json.dumps(value))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file: one file is one run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as rule.lr=1e-4.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress, only the result.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model, or go on with a run that was interrupted.
+
+    One process:   [bold]zodist train configs/quickstart.toml[/bold]
+    Two processes: [bold]torchrun --nproc-per-node 2 -m zodist train configs/quickstart.toml[/bold]
+
+    The run folder (run.folder) receives config.toml, journal.jsonl, metrics.jsonl, timings.jsonl, snapshots and plot.png.
+    The same command resumes it, with any number of workers; the weights are the same to the bit.
+    """
+    from zodist.config import load
+
+    settings = load(config, overrides or ())
+    from zodist.train import train as run
+
+    result = run(settings, quiet=quiet)
+    if _worker() != 0:
+        return
+    figures = {
+        "folder": str(result.folder),
+        "steps": result.steps,
+        "accuracy_before": result.before.accuracy,
+        "accuracy_after": result.after.accuracy,
+        "accuracy_error": result.after.accuracy_error,
+        "calibrated_before": result.before.calibrated,
+        "calibrated_after": result.after.calibrated,
+        "loss_before": result.before.loss,
+        "loss_after": result.after.loss,
+        "examples": result.after.examples,
+        "digest": result.digest,
+        "bytes_sent": result.sent,
+        "workers": result.workers,
+    }
+    if as_json:
+        _print(figures)
+        return
+    from zodist.progress import amount, sentence
+
+    print(f"before   {sentence(result.before)}")
+    print(f"after    {sentence(result.after)}")
+    gain = _gain(result)
+    if gain:
+        print(gain)
+    print(f"weights  {result.digest} after {result.steps} steps; this worker sent {amount(result.sent)}")
+    print(f"folder   {result.folder}: config, journal, metrics, snapshot, plot.png")
+    print("next     zodist inspect " + str(result.folder))
+    print(f"         zodist replay {result.folder} --out tuned     (base model + journal -> Hugging Face folder)")
+    print("         the same command with --model NAME or --task FILE.toml; see README.md, \"Your own task\"")
+
+
+def _gain(result: Any) -> str:
+    """How many standard errors the accuracy rose by, both evaluations counted."""
+    before, after = result.before, result.after
+    if before.accuracy is None or after.accuracy is None:
+        return ""
+    error = (before.accuracy_error**2 + after.accuracy_error**2) ** 0.5
+    rise = after.accuracy - before.accuracy
+    many = f", {rise / error:.1f} standard errors" if error else ""
+    return f"change   {100 * rise:+.1f} points{many}"
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="TOML file of a run, or a run folder (then its newest snapshot).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    base: Annotated[bool, typer.Option(help="Of a run folder: the base model, without the snapshot.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on a task: loss, accuracy with its standard error, calibrated accuracy.
+
+    With torchrun the examples are shared out; the figures are the same for any number of workers.
+    """
+    from dataclasses import asdict
+
+    from zodist.config import load
+    from zodist.errors import ConfigError
+
+    folder = config if config.is_dir() else None
+    settings = load(folder / "config.toml" if folder else config, overrides or ())
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"--split {split!r} must be train, validation or test")
+    from zodist.assess import assess
+
+    score, what = assess(settings, split, None if base else folder)
+    if _worker() == 0:
+        if as_json:
+            _print({"model": what, "task": settings.task.name, "split": split, **asdict(score)})
+        else:
+            from zodist.progress import sentence
+
+            print(f"{what} on {settings.task.name} ({split}): {sentence(score)}")
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Hugging Face folder to write (weights and tokenizer).")] = None,
+    model: Annotated[str | None, typer.Option(help="Where the base model is, if not where the config says.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps (default: all).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the fine-tuned weights from the base model and the journal, bit for bit, without a forward pass."""
+    from zodist.replay import replay as rebuild
+
+    result = rebuild(run, out, model=model, steps=steps)
+    if as_json:
+        figures = {"steps": result.steps, "digest": result.digest, "verified": result.verified}
+        _print({**figures, "out": str(out) if out else None})
+        return
+    same = {True: "equal to the snapshot's", False: "NOT the snapshot's", None: "no snapshot of this step to compare"}
+    print(f"{result.steps} steps replayed; digest {result.digest} ({same[result.verified]})")
+    if out:
+        print(f"written to {out}; load it with transformers' from_pretrained")
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a journal.jsonl.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a run is: method, steps, losses, evaluations, bytes; and check every checksum."""
+    from zodist.audit import inspect as look
+
+    found = look(run)
+    if as_json:
+        _print(found)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=found["folder"], show_header=False)
+    for name, value in found.items():
+        if name == "evaluations":
+            for e in value:
+                accuracy = "" if e["accuracy"] is None else f"accuracy {e['accuracy']:.1%} ± {e['accuracy_error']:.1%}, "
+                table.add_row(f"{e['split']}, step {e['step']}", f"{accuracy}loss {e['loss']:.4f}")
+        elif name != "folder":
+            table.add_row(name, "" if value is None else str(value))
+    Console().print(table)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the zeroth-order methods: paper, what their replay needs, forward passes of a step."""
+    from zodist.methods import METHODS
+
+    rows = [
+        {
+            "name": name,
+            "paper": entry.kind.paper,
+            "replay": entry.kind.replay,
+            "forwards_per_step": entry.kind.forwards,
+            "from": entry.origin,
+        }
+        for name, entry in METHODS.items()
+    ]
+    if as_json:
+        _print(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(name.replace("_", " ") for name in rows[0]))
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+@bench_app.command()
+def step(
+    model: Annotated[str, typer.Option(help="Hub name, folder, or smollm2-135m.")] = "smollm2-135m",
+    noise: Annotated[str, typer.Option(help="gaussian or rademacher.")] = "rademacher",
+    batch: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example.")] = 32,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    probes: Annotated[int, typer.Option(min=1, help="Two-sided probes in a step.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every variant runs once.")] = 7,
+    columns: Annotated[int, typer.Option(min=0, help="Vocabulary entries in the loss; 0: all.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Time a training step beside two bare forward passes and the in-place MeZO step as published.
+
+    All run in one process on the same model, batch and threads, in turn; peak memory is taken in a process of its own
+    for each.
+    """
+    from zodist.bench.step import measure_step, table
+    from zodist.threads import budget
+
+    result = measure_step(
+        model=model,
+        noise=noise,
+        batch=batch,
+        tokens=tokens,
+        dtype=dtype,
+        probes=probes,
+        threads=threads or budget(1),
+        repeats=repeats,
+        columns=columns,
+    )
+    if as_json:
+        _print(result)
+        return
+    from rich.console import Console
+
+    Console().print(table(result))
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's is one sentence on standard error and exit code 2."""
+    prepare_environment()
+    try:
+        app()
+    except ZodistError as error:
+        print(f"zodist: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("zodist: interrupted; the same command goes on where the journal ends", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""From a configuration to the parts of a run: model, task, parameters, method, rule, and the journal's header."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from zodist import __version__, noise, params
+from zodist.config import Config
+from zodist.errors import TaskError
+from zodist.forward import Evaluator
+from zodist.methods import METHODS, Method, Probe
+from zodist.model import load_model
+from zodist.params import Param
+from zodist.rules import RULES
+from zodist.step import Replica
+from zodist.tasks import Task, load_task
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Parts:
+    """What one worker works with."""
+
+    config: Config
+    model: Any
+    tokenizer: Any
+    task: Task
+    params: list[Param]
+    method: Method
+    fingerprint: str
+    parallel: bool
+
+    def replica(self) -> Replica:
+        """The state machine, at step 0 with the base weights."""
+        c = self.config
+        rule = RULES[c.rule.name](c.rule, self.params, parallel=self.parallel)
+        return Replica(
+            self.params, self.method, rule, seed=c.run.seed, steps=c.run.steps, data_lanes=c.batch.data_lanes
+        )
+
+    def evaluator(self) -> Evaluator:
+        """The evaluator of the method's directions on this model."""
+        return Evaluator(self.model, self.params, self.method.direction, parallel=self.parallel)
+
+    def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:
+        """Mean losses of a probe's points on some training examples, in pieces of examples_per_forward."""
+        chosen = [self.task.train[int(i)] for i in indices]
+        piece = self.config.batch.examples_per_forward or len(chosen)
+        batches = [self.task.batch(chosen[i : i + piece]) for i in range(0, len(chosen), piece)]
+        return evaluator.losses(probe.points, batches)
+
+
+def load_parts(config: Config, threads: int) -> Parts:
+    """Load everything that a configuration names.  Raises ZodistError with one sentence where something is amiss."""
+    c = config
+    model, tokenizer = load_model(c.model.name, DTYPES[c.model.dtype], c.model.attention)
+    task = load_task(
+        c.task.name,
+        tokenizer,
+        files=c.task.files,
+        train=c.task.train,
+        validation=c.task.validation,
+        test=c.task.test,
+        seed=c.task.seed,
+        max_tokens=c.task.max_tokens,
+    )
+    if not task.train:
+        raise TaskError(f"task {c.task.name!r} has no training examples; raise task.train")
+    chosen = params.collect(model, c.model.train, master=c.model.master == "float32")
+    method = METHODS[c.method.name].build(c.method.settings)
+    return Parts(c, model, tokenizer, task, chosen, method, params.fingerprint(model), threads > 1)
+
+
+def versions() -> dict[str, str]:
+    """What the last bits of a loss may depend on besides the settings."""
+    return {
+        "zodist": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def header(parts: Parts, threads: int, made_by: dict[str, str]) -> dict[str, Any]:
+    """The journal's header: all that the sequence of weights depends on, and nothing that may change between sessions.
+
+    Neither the number of workers nor the number of steps is in it: a run may go on with others.
+    """
+    c, plain = parts.config, parts.config.plain()
+    return {
+        "noise": noise.LAW,
+        "seed": c.run.seed,
+        "threads": threads,
+        "model": {
+            "dtype": c.model.dtype,
+            "train": c.model.train,
+            "master": c.model.master,
+            "attention": c.model.attention,
+            "fingerprint": parts.fingerprint,
+        },
+        "task": {"name": parts.task.name, "fingerprint": parts.task.fingerprint()},
+        "method": plain["method"],
+        "rule": plain["rule"],
+        "batch": plain["batch"],
+        "versions": made_by,
+    }

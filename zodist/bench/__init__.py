@@ -1,0 +1,1 @@
+"""Measurements of zodist against its physical limits, and reference implementations of what it replaces."""

@@ -1,0 +1,233 @@
+"""What ``zodist bench step`` compares: one model and one batch, and each way to use them as a function that times itself.
+
+The bare forwards run on modules of their own over the same weights, so that no hook of the evaluator is in their way.
+Our step is the whole one: evaluation, exchange, a journal on disk, update.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zodist import noise
+from zodist.bench import inplace
+from zodist.config import Rule
+from zodist.errors import ConfigError
+from zodist.exchange import LocalExchange
+from zodist.forward import Evaluator
+from zodist.journal import Journal
+from zodist.methods import Probe
+from zodist.methods.mezo import MeZO, MeZOSettings
+from zodist.model import load_model
+from zodist.params import Param, collect
+from zodist.rules import RULES
+from zodist.step import Live, Replica
+from zodist.tasks import Batch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EPS, LR, SEED = 1e-3, 1e-7, 1
+
+Seconds = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.  columns: vocabulary entries in the loss, 0 for all of them; wide: probes of a wide update."""
+
+    model: str
+    noise: str
+    batch: int
+    tokens: int
+    dtype: str
+    probes: int
+    threads: int
+    columns: int
+    wide: int
+
+    def __post_init__(self) -> None:
+        for name, known in (("noise", noise.LAWS), ("dtype", DTYPES)):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} = {value!r} is not known; choose one of {', '.join(known)}")
+        for name in ("batch", "tokens", "probes", "threads", "wide"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be >= 1")
+        if self.columns < 0 or self.columns == 1:
+            raise ConfigError(f"columns = {self.columns} must be 0 (the whole vocabulary) or >= 2")
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomBatch(Batch):
+    """Random tokens without padding; the loss is the cross-entropy of one vocabulary entry at the last position."""
+
+    answers: Tensor
+
+    @classmethod
+    def of(cls, settings: Settings, vocabulary: int) -> RandomBatch:
+        """Tokens, answers and columns at addresses of zodist's own noise."""
+        if settings.columns > vocabulary:
+            raise ConfigError(f"columns = {settings.columns} must be at most the vocabulary, {vocabulary}")
+        rows, length = settings.batch, settings.tokens
+        drawn = noise.words(SEED, 0, noise.ORDER, np.arange(rows * length))[:, 0].astype(np.int64)
+        ids = torch.from_numpy(drawn % vocabulary).view(rows, length)
+        columns = torch.from_numpy(noise.permutation(SEED, vocabulary)[: settings.columns].copy())
+        return cls(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=torch.arange(length).repeat(rows, 1),
+            keep=1,
+            columns=columns if settings.columns else None,
+            examples=rows,
+            labels=None,
+            answers=torch.arange(rows) % (settings.columns or vocabulary),
+        )
+
+    def losses(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits[:, -1].float(), self.answers, reduction="none")
+
+    def scores(self, logits: Tensor) -> None:
+        return None
+
+
+def load(settings: Settings) -> Any:
+    """The model of the settings."""
+    return load_model(settings.model, DTYPES[settings.dtype], "sdpa")[0]
+
+
+class Bench:
+    """One model, one batch, and the variants.  Every method in ``VARIANTS`` runs once and returns its seconds."""
+
+    VARIANTS = ("bare_forwards", "bare_forwards_all_logits", "step", "inplace_step", "updates")
+
+    def __init__(self, model: Any, settings: Settings) -> None:
+        self.settings = settings
+        self.batch = RandomBatch.of(settings, model.get_input_embeddings().weight.shape[0])
+        self.params = collect(model)
+        self.weights = list(model.parameters())
+        shared = {id(tensor): tensor for tensor in self.weights}
+        self.bare = copy.deepcopy(model, shared)  # other modules, the same weights
+        self.parallel = settings.threads > 1
+        self.method = self._method(settings.probes)
+        self.evaluator = Evaluator(model, self.params, self.method.direction, parallel=self.parallel)
+        self._folder = tempfile.TemporaryDirectory(prefix="zodist-bench-")
+        self.journal = Journal.create(Path(self._folder.name) / "journal.jsonl", {"bench": settings.plain()})
+        self.live = Live(
+            LocalExchange(),
+            self.journal,
+            self._losses,
+            seed=SEED,
+            data_lanes=1,
+            batch=settings.batch,
+            examples=settings.batch,
+        )
+        self.replica = self._replica(self.method)
+        self.one, self.wide = (self._replica(self._method(n)) for n in (1, settings.wide))
+        self._inplace_steps = 0
+
+    def close(self) -> None:
+        """Give the model back and remove the journal."""
+        self.evaluator.close()
+        self.journal.close()
+        self._folder.cleanup()
+
+    def run(self, variant: str) -> Seconds:
+        """One run of one variant."""
+        return getattr(self, variant)()
+
+    def bare_forwards(self) -> Seconds:
+        """Two forwards per probe of the untouched model, with exactly the logits of the loss."""
+        return {"bare_forwards": _timed(lambda: self._forwards(self._few_logits))}
+
+    def bare_forwards_all_logits(self) -> Seconds:
+        """The same with the logits of every position and every vocabulary entry."""
+        return {"bare_forwards_all_logits": _timed(lambda: self._forwards(self._all_logits))}
+
+    def step(self) -> Seconds:
+        """A training step: ``evaluate`` is the answer to the method's question, ``update`` the rest."""
+        answered = 0.0
+
+        def answer(*question: Any) -> np.ndarray:
+            nonlocal answered
+            start = perf_counter()
+            values = self.live(*question)
+            answered = perf_counter() - start
+            return values
+
+        whole = _timed(lambda: self.replica.advance(answer))
+        return {"step": whole, "evaluate": answered, "update": whole - answered}
+
+    def inplace_step(self) -> Seconds:
+        """The reference: one step per probe, one after the other, as its probes cannot share a pass."""
+        return {"inplace_step": _timed(self._inplace)}
+
+    def updates(self) -> Seconds:
+        """The update alone with one probe and with many, from given losses."""
+        return {
+            "update_one": _timed(lambda: self.one.advance(_given)),
+            "update_wide": _timed(lambda: self.wide.advance(_given)),
+        }
+
+    def _method(self, probes: int) -> MeZO:
+        return MeZO(MeZOSettings.model_validate({"probes": probes, "eps": EPS, "noise": self.settings.noise}))
+
+    def _replica(self, method: MeZO) -> Replica:
+        rule = RULES["sgd"](Rule(lr=LR), self.params, parallel=self.parallel)
+        return Replica(self.params, method, rule, seed=SEED, steps=1, data_lanes=1)
+
+    def _losses(self, probe: Probe, chosen: np.ndarray) -> np.ndarray:
+        return self.evaluator.losses(probe.points, [self.batch])
+
+    def _inplace(self) -> None:
+        for _ in range(self.settings.probes):
+            self._inplace_steps += 1
+            inplace.step_(self.weights, self._all_logits, seed=self._inplace_steps, eps=EPS, lr=LR)
+
+    def _forwards(self, forward: Callable[[], float]) -> None:
+        for _ in range(2 * self.settings.probes):
+            forward()
+
+    def _inputs(self) -> dict[str, Any]:
+        b = self.batch
+        return {"input_ids": b.input_ids, "attention_mask": b.attention_mask, "use_cache": False}
+
+    def _few_logits(self) -> float:
+        with torch.inference_mode():
+            if self.batch.columns is None:
+                logits = self.bare(**self._inputs(), logits_to_keep=1).logits
+            else:
+                last = self.bare.base_model(**self._inputs()).last_hidden_state[:, -1:].contiguous()
+                head = self.bare.get_output_embeddings()
+                bias = None if head.bias is None else head.bias[self.batch.columns]
+                logits = F.linear(last, head.weight[self.batch.columns], bias)
+            return float(self.batch.losses(logits).double().mean())
+
+    def _all_logits(self) -> float:
+        with torch.inference_mode():
+            logits = self.bare(**self._inputs()).logits[:, -1:]
+            logits = logits if self.batch.columns is None else logits[..., self.batch.columns]
+            return float(self.batch.losses(logits).double().mean())
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def _given(step: int, round: int, lr: float, probes: Sequence[Probe]) -> np.ndarray:
+    """Losses that nobody measured: unequal slopes, small ones."""
+    slopes = np.arange(len(probes), dtype=np.float32) % 7 - 3.5
+    return np.stack([slopes * np.float32(1e-4), np.ones(len(probes), np.float32)], axis=1)

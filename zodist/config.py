@@ -1,0 +1,305 @@
+"""One TOML file = one run: its settings as frozen models, read strictly.
+
+`load` reads a file and overrides such as "rule.lr=1e-4" and returns a Config, or raises a ConfigError of one
+sentence (config_errors.py).  The keys of [method] are those of the method's own Settings model, from the
+registry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
+from zodist.errors import ConfigError
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A table of the file; unknown keys and loose types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Run(Section):
+    """[run]: folder, seed, number of steps, threads per worker (0: the host's cores, shared)."""
+
+    folder: Text
+    seed: Count = 0
+    steps: Positive
+    threads: Count = 0
+
+
+class Model(Section):
+    """[model]: weights, their type, a regular expression for the parameters to train ("": all), and whether trained
+    16-bit weights have a float32 master copy."""
+
+    name: Text
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    train: str = ""
+    master: Literal["none", "float32"] = "none"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+    @field_validator("train")
+    @classmethod
+    def _is_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return value
+
+
+class Task(Section):
+    """[task]: a built-in name or the path of a task's TOML file, and how many examples of each split."""
+
+    name: Text
+    files: dict[str, str] = {}
+    train: Positive = 1000
+    validation: Count = 500
+    test: Count = 1000
+    seed: Count = 0
+    max_tokens: Positive = 256
+
+
+class Method(Section):
+    """[method]: the name of a method and its own settings, an instance of its Settings model."""
+
+    name: Text = "mezo"
+    settings: SerializeAsAny[BaseModel]
+
+
+class Rule(Section):
+    """[rule]: how an estimate changes the weights, and the course of the learning rate."""
+
+    name: Literal["sgd", "momentum"] = "sgd"
+    lr: Annotated[Finite, Field(gt=0)]
+    momentum: Annotated[Finite, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Count = 0
+
+    @model_validator(mode="after")
+    def _momentum_is_used(self) -> Rule:
+        if self.name == "sgd" and self.momentum != type(self).model_fields["momentum"].default:
+            raise ValueError(
+                f"rule.momentum = {self.momentum} has no effect with rule.name = 'sgd'; set"
+                " rule.name = 'momentum'"
+            )
+        return self
+
+
+class Batch(Section):
+    """[batch]: examples per data lane, lanes per probe, and examples in one forward (0: the whole batch)."""
+
+    size: Positive = 16
+    data_lanes: Positive = 1
+    examples_per_forward: Count = 0
+
+
+class Exchange(Section):
+    """[exchange]: how workers talk, how long they wait, how often they compare digests (0: never)."""
+
+    kind: Literal["auto", "local", "torch"] = "auto"
+    timeout_s: Annotated[Finite, Field(gt=0)] = 60.0
+    digest_every: Count = 50
+
+
+class Output(Section):
+    """[output]: evaluations (0: only before and after; 0 examples: all), snapshots (0: none), picture."""
+
+    evaluate_every: Count = 0
+    evaluate_examples: Count = 0
+    snapshot_every: Count = 100
+    keep: Positive = 2
+    plot: bool = True
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    run: Run
+    model: Model
+    task: Task
+    method: Method
+    rule: Rule
+    batch: Batch
+    exchange: Exchange
+    output: Output
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Config:
+        if self.rule.warmup > self.run.steps:
+            raise ValueError(f"rule.warmup = {self.rule.warmup} must be <= run.steps = {self.run.steps}")
+        return self
+
+    def to_toml(self) -> str:
+        """The file that `load` reads back as this Config; every setting is written out."""
+        tables = self.plain()
+        parts = []
+        for section, table in tables.items():
+            lines = [f"{_key(key)} = {_value(value)}\n" for key, value in table.items() if value is not None]
+            parts.append(f"[{section}]\n{''.join(lines)}")
+        return "\n".join(parts)
+
+    def plain(self) -> dict[str, dict[str, Any]]:
+        """The settings as they stand in a file: sections of numbers, text, lists and tables, JSON-able."""
+        tables = self.model_dump(mode="json")
+        tables["method"] = {"name": self.method.name, **tables["method"]["settings"]}
+        return tables
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "run": Run,
+    "model": Model,
+    "task": Task,
+    "method": Method,
+    "rule": Rule,
+    "batch": Batch,
+    "exchange": Exchange,
+    "output": Output,
+}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The settings of a file, changed by overrides of the form "section.key=value".
+
+    A value is TOML; text needs no quotes.  run.folder is "runs/<file name without .toml>" if it is not given.
+    task.name (if it ends in .toml) and task.files may be relative to the file's folder or to the current one.
+    Raises ConfigError with the place and the nearest right key or the allowed values.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the config {path}: {reason}; name an existing TOML file") from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, position = str(error).partition(" (at ")
+        line = re.search(r"line ([0-9]+)", position)
+        number = line[1] if line else str(text.count("\n") + 1)
+        raise ConfigError(f"{path}:{number}: {what}; correct the TOML") from error
+    places = Places(str(path), text)
+    for override in overrides:
+        _override(tables, override, places)
+    return _validate(tables, path, places)
+
+
+def _override(tables: dict[str, Any], override: str, places: Places) -> None:
+    """Put the value of one override into the tables."""
+    name, equals, text = override.partition("=")
+    names = [part.strip() for part in name.split(".")]
+    if not equals or len(names) < 2 or not all(names):
+        raise ConfigError(f"override {override!r} must read section.key=value, such as rule.lr=1e-4")
+    table = tables
+    for part in names[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"override {override!r}: {part!r} is not a table")
+    section = _SECTIONS.get(names[0])
+    field = section.model_fields.get(names[1]) if section else None
+    table[names[-1]] = _parsed(text.strip(), is_text=field is not None and field.annotation is str)
+    places.add(names, override)
+
+
+def _parsed(text: str, is_text: bool) -> Any:
+    """The value of an override: text as it stands where text is expected or it is not a TOML value."""
+    if is_text and text[:1] not in ("'", '"'):
+        return text
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    plain = list(found) == ["value"] and isinstance(found["value"], (bool, int, float, str, list, dict))
+    return found["value"] if plain else text
+
+
+def _validate(tables: dict[str, Any], path: Path, places: Places) -> Config:
+    settings_type = _settings_type(tables, places)
+    keys = {name: list(section.model_fields) for name, section in _SECTIONS.items()}
+    keys["method"] = ["name", *settings_type.model_fields]
+    for name, table in tables.items():
+        if name not in keys:
+            raise ConfigError(unknown_section(name, table, keys, places))
+        if not isinstance(table, dict):
+            raise ConfigError(f"{places.where(name)}: {name!r} must be a section; write [{name}]")
+        for key in table:
+            if key not in keys[name]:
+                raise ConfigError(unknown_key(name, key, keys, places))
+    full: dict[str, Any] = {name: dict(tables.get(name, {})) for name in _SECTIONS}
+    full["run"].setdefault("folder", f"runs/{path.stem}")
+    own = {key: value for key, value in full["method"].items() if key != "name"}
+    try:
+        settings = settings_type.model_validate(own, strict=True)
+    except ValidationError as error:
+        raise ConfigError(sentence(error, places, ("method",))) from error
+    full["method"] = {"name": full["method"].get("name", "mezo"), "settings": settings}
+    task = full["task"]
+    if isinstance(task.get("name"), str) and task["name"].endswith(".toml"):
+        task["name"] = _beside(path, task["name"])
+    if isinstance(task.get("files"), dict):
+        task["files"] = {key: _beside(path, value) for key, value in task["files"].items()}
+    try:
+        return Config.model_validate(full)
+    except ValidationError as error:
+        raise ConfigError(sentence(error, places)) from error
+
+
+def _settings_type(tables: dict[str, Any], places: Places) -> type[BaseModel]:
+    """The Settings model of the method that the tables name."""
+    from zodist.methods import (
+        METHODS,  # here, because reading a method's module costs time and this file is read first
+    )
+
+    table = tables.get("method", {})
+    name = table.get("name", "mezo") if isinstance(table, dict) else "mezo"
+    if not isinstance(name, str) or name not in METHODS:
+        place = places.where("method", "name")
+        raise ConfigError(
+            f"{place}: method.name = {shown(name)} is not a method{nearest(str(name), METHODS)}"
+        )
+    return METHODS[name].settings
+
+
+def _beside(path: Path, name: Any) -> Any:
+    """A file's name relative to the config's folder, if there is such a file; else unchanged."""
+    if not isinstance(name, str):
+        return name
+    found = path.parent / name
+    return found.as_posix() if found.is_file() else name
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    """A value in TOML."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        items = (f"{_key(key)} = {_value(item)}" for key, item in value.items() if item is not None)
+        return f"{{{', '.join(items)}}}"
+    return json.dumps(value)  # also true and false; floats in the shortest form that reads back the same

