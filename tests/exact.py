@@ -1,4 +1,4 @@
-"""Exact references for kernels and rules: torch's conversions, float64 roundings, sums in the documented order."""
+"""Exact references for kernels and rules: torch's conversions, float64 roundings, sums as documented."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ def setting(seed: int, points: int, bases: int, length: int) -> tuple[np.ndarray
     return keys, np.float32(1e-3) * g.standard_normal((points, bases, length), np.float32)
 
 
-def moves(law: int, keys: np.ndarray, tables: np.ndarray, start: int, stop: int, param=PARAM) -> np.ndarray:
+def moves(
+    law: int, keys: np.ndarray, tables: np.ndarray, start: int, stop: int, param: int = int(PARAM)
+) -> np.ndarray:
     """sum_s noise(key_s)[i] * table_s[i mod length] in float32, in the order of s."""
     index = np.arange(start, stop) % tables.shape[-1]
     total = np.zeros(stop - start, np.float32)
     for s, key in enumerate(keys):
-        term = noise.numbers(law, int(key), int(param), Z, start, stop) * tables[s, index]
+        term = noise.numbers(law, int(key), param, Z, start, stop) * tables[s, index]
         total = term if s == 0 else total + term
     return total
 
@@ -65,7 +67,7 @@ def neighbours(kind: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stochastic(kind: int, x: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Words for finite float32 numbers, rounded stochastically by 16 bits each.  Pinned: replays depend on it."""
+    """Words for finite float32 numbers, rounded stochastically by 16 bits each.  Replays depend on it."""
     below, part = neighbours(kind, x)
     up = part + bits / 65536.0 >= 1.0
     if kind == FLOAT16:  # 13 bits decide; below the smallest normal number the comparison is turned round

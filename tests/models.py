@@ -76,7 +76,9 @@ class TinyBatch:
         return F.cross_entropy(logits[:, -1].float(), self.labels, reduction="none")
 
 
-def batch(rows: int = 4, length: int = 11, *, columns: bool = False, keep: int = 1, seed: int = 0) -> TinyBatch:
+def batch(
+    rows: int = 4, length: int = 11, *, columns: bool = False, keep: int = 1, seed: int = 0
+) -> TinyBatch:
     """A batch; with columns, the loss is over three vocabulary entries."""
     g = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY, (rows, length), generator=g)

@@ -52,7 +52,9 @@ def test_losses_equal_the_dense_functional_reference(family, coded, columns):
     got = evaluator.losses(at, [b])
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
     clean = evaluator.losses([], [b])
-    assert abs(np.asarray(want) - clean).min() > 1e-4, "the points must differ from the weights for this to mean anything"
+    assert abs(np.asarray(want) - clean).min() > 1e-4, (
+        "the points must differ from the weights for this to mean anything"
+    )
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "opt"])
@@ -162,5 +164,7 @@ def test_an_unknown_module_is_refused_by_name():
 
 
 def test_a_pattern_that_matches_nothing_shows_what_names_look_like():
-    with pytest.raises(ModelError, match=r"matches no parameter; names look like model\.embed_tokens\.weight"):
+    with pytest.raises(
+        ModelError, match=r"matches no parameter; names look like model\.embed_tokens\.weight"
+    ):
         collect(tiny("llama-tied"), "attention.query")

@@ -1,4 +1,4 @@
-"""Decoding and rounding of weights: torch's conversions bit for bit; stochastic rounding exact in the mean."""
+"""Decoding and rounding of weights: torch's conversions bit for bit, or exact in the mean."""
 
 from __future__ import annotations
 

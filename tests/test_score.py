@@ -24,14 +24,13 @@ def test_scores_are_summed_up() -> None:
     assert summary(losses).accuracy is None
 
 
-@given(st.lists(st.floats(-5, 5, width=32), min_size=4, max_size=30, unique=True), st.floats(-3, 3, width=32))
-def test_calibration_removes_any_constant_preference(values: list[float], shift: float) -> None:
-    margin = torch.tensor(values, dtype=torch.float64)
+@given(st.lists(st.integers(-50, 50), min_size=4, max_size=30, unique=True), st.floats(-3, 3))
+def test_calibration_removes_any_constant_preference(margins: list[int], shift: float) -> None:
+    """Margins a tenth apart keep their order through the rounding of a log-softmax in float64."""
+    margin = torch.tensor(margins, dtype=torch.float64) / 10
     labels = (margin > margin.median()).long()
-    plain = torch.stack([-margin, margin], 1).log_softmax(1)
-    biased = torch.stack([-margin, margin + shift], 1).log_softmax(1)
-    half = calibrated_accuracy(plain, labels)
-    assert calibrated_accuracy(biased, labels) == pytest.approx(half, abs=1.01 / len(values))
+    scores = torch.stack([-margin, margin + shift], 1).log_softmax(1)
+    assert calibrated_accuracy(scores, labels) == 1.0
 
 
 def test_an_example_without_a_number_counts_as_wrong() -> None:

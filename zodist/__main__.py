@@ -24,7 +24,9 @@ app = typer.Typer(
     help="Fine-tune language models on many nodes with forward passes alone: workers exchange seeds and losses, "
     "16 bytes a probe, and all stay bit-identical.",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Measure zodist against its physical limits and its peers.")
+bench_app = typer.Typer(
+    no_args_is_help=True, help="Measure zodist against its physical limits and its peers."
+)
 app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
@@ -91,8 +93,10 @@ def train(
     print(f"weights  {result.digest} after {result.steps} steps; this worker sent {amount(result.sent)}")
     print(f"folder   {result.folder}: config, journal, metrics, snapshot, plot.png")
     print("next     zodist inspect " + str(result.folder))
-    print(f"         zodist replay {result.folder} --out tuned     (base model + journal -> Hugging Face folder)")
-    print("         the same command with --model NAME or --task FILE.toml; see README.md, \"Your own task\"")
+    print(
+        f"         zodist replay {result.folder} --out tuned     (base model + journal -> Hugging Face folder)"
+    )
+    print('         the same command with --model NAME or --task FILE.toml; see README.md, "Your own task"')
 
 
 def _gain(result: Any) -> str:
@@ -108,10 +112,14 @@ def _gain(result: Any) -> str:
 
 @app.command()
 def evaluate(
-    config: Annotated[Path, typer.Argument(help="TOML file of a run, or a run folder (then its newest snapshot).")],
+    config: Annotated[
+        Path, typer.Argument(help="TOML file of a run, or a run folder (then its newest snapshot).")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    base: Annotated[bool, typer.Option(help="Of a run folder: the base model, without the snapshot.")] = False,
+    base: Annotated[
+        bool, typer.Option(help="Of a run folder: the base model, without the snapshot.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a task: loss, accuracy with its standard error, calibrated accuracy.
@@ -142,8 +150,12 @@ def evaluate(
 @app.command()
 def replay(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Hugging Face folder to write (weights and tokenizer).")] = None,
-    model: Annotated[str | None, typer.Option(help="Where the base model is, if not where the config says.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Hugging Face folder to write (weights and tokenizer).")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the base model is, if not where the config says.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps (default: all).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -155,7 +167,11 @@ def replay(
         figures = {"steps": result.steps, "digest": result.digest, "verified": result.verified}
         _print({**figures, "out": str(out) if out else None})
         return
-    same = {True: "equal to the snapshot's", False: "NOT the snapshot's", None: "no snapshot of this step to compare"}
+    same = {
+        True: "equal to the snapshot's",
+        False: "NOT the snapshot's",
+        None: "no snapshot of this step to compare",
+    }
     print(f"{result.steps} steps replayed; digest {result.digest} ({same[result.verified]})")
     if out:
         print(f"written to {out}; load it with transformers' from_pretrained")
@@ -180,7 +196,11 @@ def inspect(
     for name, value in found.items():
         if name == "evaluations":
             for e in value:
-                accuracy = "" if e["accuracy"] is None else f"accuracy {e['accuracy']:.1%} ± {e['accuracy_error']:.1%}, "
+                accuracy = (
+                    ""
+                    if e["accuracy"] is None
+                    else f"accuracy {e['accuracy']:.1%} ± {e['accuracy_error']:.1%}, "
+                )
                 table.add_row(f"{e['split']}, step {e['step']}", f"{accuracy}loss {e['loss']:.4f}")
         elif name != "folder":
             table.add_row(name, "" if value is None else str(value))
@@ -223,7 +243,9 @@ def step(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     probes: Annotated[int, typer.Option(min=1, help="Two-sided probes in a step.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every variant runs once.")] = 7,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Rounds, in each of which every variant runs once.")
+    ] = 7,
     columns: Annotated[int, typer.Option(min=0, help="Vocabulary entries in the loss; 0: all.")] = 2,
     as_json: Json = False,
 ) -> None:

@@ -28,7 +28,9 @@ def assess(config: Config, split: str, run: Path | None) -> tuple[Score, str]:
             contents = open_run(run)[1]
             found = snapshot.newest(run, contents.header["run"], 1 << 62)
             if found is None:
-                raise SnapshotError(f"{run} has no good snapshot; rebuild the weights with `zodist replay {run} --out F`")
+                raise SnapshotError(
+                    f"{run} has no good snapshot; rebuild the weights with `zodist replay {run} --out F`"
+                )
             parts.replica().load(found.step, dict(found.tensors))
             what = f"{config.model.name} after {found.step} steps of {run}"
         examples = getattr(parts.task, split)

@@ -54,6 +54,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "snapshot_step": found.step if found else None,
         "damaged_snapshots": list(found.skipped) if found else [],
         "bytes_sent": sum(line["sent"] for line in last.values()),
+        "record_bytes_sent": sum(line["records_sent"] for line in last.values()),
         "bytes_received": sum(line["received"] for line in last.values()),
         "workers": [line["workers"] for line in sessions if "workers" in line][-1:][0] if sessions else 0,
         "sessions": len({line["session"] for line in sessions}),

@@ -49,8 +49,10 @@ class Run(Section):
 
 
 class Model(Section):
-    """[model]: weights, their type, a regular expression for the parameters to train ("": all), and whether trained
-    16-bit weights have a float32 master copy."""
+    """[model]: weights and their type; what to train.
+
+    train: a regular expression of parameter names ("": all).  master: keep trained 16-bit weights in float32 too.
+    """
 
     name: Text
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -119,7 +121,7 @@ class Exchange(Section):
     """[exchange]: how workers talk, how long they wait, how often they compare digests (0: never)."""
 
     kind: Literal["auto", "local", "torch"] = "auto"
-    timeout_s: Annotated[Finite, Field(gt=0)] = 60.0
+    timeout_s: Annotated[Finite, Field(gt=0)] = 300.0
     digest_every: Count = 50
 
 

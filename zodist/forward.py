@@ -75,14 +75,18 @@ class Evaluator:
             inner = kind(self.frame, module, own, path)
             if module is output:
                 if not isinstance(module, nn.Linear):
-                    raise ModelError(f"{path}: zodist needs a linear output layer, found {type(module).__name__}")
+                    raise ModelError(
+                        f"{path}: zodist needs a linear output layer, found {type(module).__name__}"
+                    )
                 inner = head(self.frame, module, own, path, inner)
             if own:
                 self._owners[path] = ", ".join(p.name for p in own.values())
             self._patch(module, path, inner)
         missing = [p.name for p in params if p.name not in found]
         if missing:
-            raise ModelError(f"{missing[0]} belongs to no module that zodist can perturb; leave it out with model.train")
+            raise ModelError(
+                f"{missing[0]} belongs to no module that zodist can perturb; leave it out with model.train"
+            )
 
     def _patch(self, module: nn.Module, path: str, inner: Callable[..., torch.Tensor]) -> None:
         frame, original, is_head = self.frame, module.forward, module is self.model.get_output_embeddings()

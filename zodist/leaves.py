@@ -23,7 +23,9 @@ from zodist.kernels import cpu
 from zodist.noise import Z
 from zodist.params import KINDS, Param, as_words
 
-ROWS_OF_HEAD = 4 << 20  # bytes of scratch per point for a piece of a large matrix: stays in cache between noise and GEMM
+ROWS_OF_HEAD = (
+    4 << 20
+)  # bytes of scratch per point for a piece of a large matrix: stays in cache between noise and GEMM
 
 Forward = Callable[..., torch.Tensor]
 
@@ -80,7 +82,20 @@ class Frame:
         law, keys, tables = known
         kernel = cpu.perturb_parallel if self.parallel and stop - start > 1 << 16 else cpu.perturb_serial
         words = as_words(out).reshape(out.shape)
-        kernel(param.kind, KINDS[dtype], param.words, 0, start, stop, words, law, keys, tables, np.uint64(param.id), np.uint64(Z))
+        kernel(
+            param.kind,
+            KINDS[dtype],
+            param.words,
+            0,
+            start,
+            stop,
+            words,
+            law,
+            keys,
+            tables,
+            np.uint64(param.id),
+            np.uint64(Z),
+        )
         return out.view(len(self.points), -1)
 
     def rows(self, param: Param, index: torch.Tensor) -> torch.Tensor:
@@ -95,7 +110,20 @@ class Frame:
         kernel = cpu.perturb_rows_parallel if self.parallel else cpu.perturb_rows_serial
         words = as_words(out).reshape(out.shape)
         name, role = np.uint64(param.id), np.uint64(Z)
-        kernel(param.kind, KINDS[param.model.dtype], param.words, 0, starts, width, words, law, keys, tables, name, role)
+        kernel(
+            param.kind,
+            KINDS[param.model.dtype],
+            param.words,
+            0,
+            starts,
+            width,
+            words,
+            law,
+            keys,
+            tables,
+            name,
+            role,
+        )
         return out
 
 
@@ -124,7 +152,9 @@ class _Lookup(TorchFunctionMode):
 def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: str) -> Forward:
     """Look up rows: only those that occur are perturbed.  What a subclass does around the look-up stays its own."""
     if module.max_norm is not None:
-        raise ModelError(f"{path}: an embedding with max_norm writes to its weights; zodist cannot perturb it")
+        raise ModelError(
+            f"{path}: an embedding with max_norm writes to its weights; zodist cannot perturb it"
+        )
     original, lookup = module.forward, _Lookup(frame, module, own["weight"], path)
 
     def forward(*args, **kwargs):
@@ -190,8 +220,10 @@ def conv1d(frame: Frame, module: Conv1D, own: dict[str, Param], path: str) -> Fo
 
 
 def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> Forward:
-    """Any normalisation over the last axis: its own forward, once per point.  Its few weights are perturbed in float32,
-    since in 16 bits a weight near 1 would round eps away."""
+    """Any normalisation over the last axis: its own forward, once per point.
+
+    Its few weights are perturbed in float32, since in 16 bits a weight near 1 would round eps away.
+    """
     original = module.forward
     held = {name: p for name, p in module._parameters.items() if p is not None}
 
@@ -199,7 +231,9 @@ def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> F
         points = len(frame.points)
         stacked = x.view(points, -1, *x.shape[1:])
         values = {
-            name: frame.whole(own[name], torch.float32).clone() if name in own else p.float().expand(points, *p.shape)
+            name: frame.whole(own[name], torch.float32).clone()
+            if name in own
+            else p.float().expand(points, *p.shape)
             for name, p in held.items()
         }
         outputs = []
@@ -229,7 +263,11 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
             chosen = frame.rows(weight, columns)
         y = torch.bmm(stacked, chosen.transpose(1, 2))
         if module.bias is not None:
-            here = module.bias[columns] if bias is None or not frame.points else frame.whole(bias)[:, None, columns]
+            here = (
+                module.bias[columns]
+                if bias is None or not frame.points
+                else frame.whole(bias)[:, None, columns]
+            )
             y.add_(here)
         return y.view(*x.shape[:-1], -1)
 

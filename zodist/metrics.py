@@ -35,8 +35,10 @@ class Metrics:
     """metrics.jsonl, kept up to a step and written on from there."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Keep what was written up to ``step``.  ``evaluations`` has all that there were, later ones too: they hold
-        for the same run, and need not be paid for twice."""
+        """Keep what was written up to ``step``.
+
+        ``evaluations`` has all that there were, later ones too: they hold for the same run and need not be paid twice.
+        """
         lines = list(read_lines(path))
         kept = [line for line in lines if line.get("step", 0) <= step]
         self.path = path

@@ -81,12 +81,18 @@ def collect(model: torch.nn.Module, pattern: str = "", *, master: bool = False) 
     params, owner = [], {}
     for name, p in chosen:
         if p.dtype not in KINDS:
-            raise ModelError(f"parameter {name!r} is {p.dtype}; zodist trains float32, bfloat16 and float16 only")
+            raise ModelError(
+                f"parameter {name!r} is {p.dtype}; zodist trains float32, bfloat16 and float16 only"
+            )
         if not p.is_contiguous() or p.device.type != "cpu":
-            raise ModelError(f"parameter {name!r} must be contiguous and on the CPU, found strides {p.stride()}")
+            raise ModelError(
+                f"parameter {name!r} must be contiguous and on the CPU, found strides {p.stride()}"
+            )
         key = address(name)
         if key in owner:
-            raise ModelError(f"parameters {owner[key]!r} and {name!r} share a noise address; rename one of them")
+            raise ModelError(
+                f"parameters {owner[key]!r} and {name!r} share a noise address; rename one of them"
+            )
         owner[key] = name
         flat = p.detach().view(-1)
         params.append(Param(name, key, tuple(p.shape), flat.float() if master else flat, flat))

@@ -40,7 +40,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line for the person in front of the screen."""
         if self.show:
-            (self.bar.console if self.bar else self.console).print(text, markup=False)
+            (self.bar.console if self.bar else self.console).print(text, markup=False, soft_wrap=True)
 
     def step(self, t: int, outcome: Outcome, sent: int, replaying: bool) -> None:
         """Step t (counted from 1) is done."""
@@ -50,21 +50,31 @@ class Progress:
         # A step's loss is that of a few examples: show a running mean.
         self._mean = outcome.loss if self._mean is None else 0.95 * self._mean + 0.05 * outcome.loss
         self._marks = [*self._marks[-50:], (now, t)]
-        (t0, s0), elapsed = self._marks[0], max(1e-9, now - self._marks[0][0])
-        rate = (t - s0) / elapsed if t > s0 else 0.0
+        began, first = self._marks[0]
+        rate = (t - first) / (now - began) if t > first else 0.0
         word = "replaying" if replaying else "training"
-        figures = f"loss {self._mean:.3f}  slope {outcome.slope:7.2f}  {self._accuracy}sent {amount(sent)}  {rate:.2f} steps/s"
+        figures = f"loss {self._mean:.3f}  slope {outcome.slope:7.2f}  {self._accuracy}sent {amount(sent)}"
+        figures += f"  {rate:.2f} steps/s"
         if self.live:
             if self.bar is None:
-                columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"))
-                self.bar = Bar(*columns, TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console)
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.completed}/{task.total}"),
+                )
+                self.bar = Bar(
+                    *columns,
+                    TextColumn("{task.fields[figures]}"),
+                    TimeRemainingColumn(),
+                    console=self.console,
+                )
                 self._task = self.bar.add_task(word, total=self.steps, completed=t, figures=figures)
                 self.bar.start()
             self.bar.update(self._task, description=word, completed=t, figures=figures)
         elif now - self._last > EVERY_S or t == self.steps:
             self._last = now
             left = f"{(self.steps - t) / rate:.0f} s left" if rate else ""
-            self.say(f"{word} step {t}/{self.steps}  {figures}  {left}")
+            self.say(f"{word} {t}/{self.steps}  {figures}  {left}")
 
     def evaluation(self, t: int, split: str, score: Score) -> None:
         """An evaluation after step t."""

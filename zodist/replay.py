@@ -26,7 +26,9 @@ class Rebuilt:
     out: Path | None
 
 
-def replay(folder: Path, out: Path | None = None, *, model: str | None = None, steps: int | None = None) -> Rebuilt:
+def replay(
+    folder: Path, out: Path | None = None, *, model: str | None = None, steps: int | None = None
+) -> Rebuilt:
     """Fold a run's journal over its base model; write a Hugging Face folder with weights and tokenizer to ``out``.
 
     model: where the base model lies, if not where the run's config says.  steps: stop after so many (default: all).
@@ -35,7 +37,9 @@ def replay(folder: Path, out: Path | None = None, *, model: str | None = None, s
     config, contents = open_run(folder)
     head = contents.header
     if head["noise"] != noise.LAW:
-        raise JournalError(f"{folder} was made with noise law {head['noise']!r}, this zodist has {noise.LAW!r}")
+        raise JournalError(
+            f"{folder} was made with noise law {head['noise']!r}, this zodist has {noise.LAW!r}"
+        )
     done = count_steps(contents.entries)
     if steps is not None and not 0 <= steps <= done:
         raise JournalError(f"{folder} holds {done} steps; ask for 0 to {done}, not {steps}")
@@ -51,9 +55,7 @@ def replay(folder: Path, out: Path | None = None, *, model: str | None = None, s
     method = METHODS[config.method.name].build(config.method.settings)
     rule = RULES[config.rule.name](config.rule, chosen)
     lanes = config.batch.data_lanes
-    replica = Replica(
-        chosen, method, rule, seed=config.run.seed, steps=config.run.steps, data_lanes=lanes
-    )
+    replica = Replica(chosen, method, rule, seed=config.run.seed, steps=config.run.steps, data_lanes=lanes)
     answer = Replayed(contents.entries, lanes)
     while replica.step < (done if steps is None else steps):
         replica.advance(answer)

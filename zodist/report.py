@@ -27,13 +27,28 @@ def plot(folder: Path) -> Path:
         if not found:
             continue
         x = [line["forwards"] for line in found]
-        left.errorbar(x, [e["loss"] for e in found], [e["loss_error"] for e in found], color=color, marker="o", label=split)
+        left.errorbar(
+            x,
+            [e["loss"] for e in found],
+            [e["loss_error"] for e in found],
+            color=color,
+            marker="o",
+            label=split,
+        )
         if found[0]["accuracy"] is None:
             continue
         accuracy, error = [100 * e["accuracy"] for e in found], [100 * e["accuracy_error"] for e in found]
         right.errorbar(x, accuracy, error, color=color, marker="o", label=f"{split} ± standard error")
-        right.plot(x, [100 * e["calibrated"] for e in found], color=color, linestyle=":", label=f"{split}, calibrated")
-        right.axhline(100 * found[0]["majority"], color=color, linewidth=0.7, linestyle="--", label=f"{split}, majority")
+        right.plot(
+            x,
+            [100 * e["calibrated"] for e in found],
+            color=color,
+            linestyle=":",
+            label=f"{split}, calibrated",
+        )
+        right.axhline(
+            100 * found[0]["majority"], color=color, linewidth=0.7, linestyle="--", label=f"{split}, majority"
+        )
     left.set(xlabel="forward passes of a batch", ylabel="loss (nats)", title="loss")
     right.set(xlabel="forward passes of a batch", ylabel="accuracy (%)", title="accuracy")
     for axes in (left, right):

@@ -24,12 +24,16 @@ from zodist.params import Param
 class RuleSettings(Protocol):
     """What a rule reads of the [rule] table."""
 
-    name: str
-    lr: float
-    momentum: float
-    weight_decay: float
-    schedule: str
-    warmup: int
+    @property
+    def lr(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def warmup(self) -> int: ...
 
 
 def schedule(settings: RuleSettings, step: int, steps: int) -> float:
@@ -50,7 +54,9 @@ class Rule(ABC):
     def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
         self.settings, self.params, self.parallel = settings, params, parallel
 
-    def apply_(self, gradient: Combination, directions: Mapping[int, Dense | None], lr: float, rounding: int) -> None:
+    def apply_(
+        self, gradient: Combination, directions: Mapping[int, Dense | None], lr: float, rounding: int
+    ) -> None:
         """Move every parameter that has a direction; rounding: the step's 64-bit seed for stochastic rounding."""
         tables: dict[Dense, tuple[np.ndarray, np.ndarray]] = {}
         decay = np.float32(1.0 - lr * self.settings.weight_decay)
@@ -78,7 +84,9 @@ class Rule(ABC):
         return {}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up the state of a snapshot."""
+        """Take up the state of a snapshot, made by a rule of the same kind over the same parameters."""
+        for name, held in self.state().items():
+            held.copy_(state[name])
 
 
 class Sgd(Rule):
@@ -117,11 +125,6 @@ class Momentum(Rule):
     def state(self) -> dict[str, torch.Tensor]:
         """The buffers, by parameter name."""
         return dict(self.buffers)
-
-    def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy a snapshot's buffers in."""
-        for name, buffer in self.buffers.items():
-            buffer.copy_(state[name])
 
 
 RULES: Mapping[str, type[Rule]] = {"sgd": Sgd, "momentum": Momentum}

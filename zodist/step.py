@@ -133,6 +133,7 @@ class Live:
     ) -> None:
         self.exchange, self.journal, self.losses = exchange, journal, losses
         self.seed, self.data_lanes, self.batch, self.examples = seed, data_lanes, batch, examples
+        self.sent = 0  # bytes of records alone: evaluations and digests are counted by the exchange
 
     def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
         """Evaluate this worker's share, gather everybody's, write it down."""
@@ -145,12 +146,15 @@ class Live:
             chosen = lanes.examples(self.seed, step, item, items, self.batch, self.examples)
             losses[place] = self.losses(probes[item // self.data_lanes], chosen)
         slots = -(-items // workers)  # messages of equal size: short shares are filled up
+        before = self.exchange.sent
         shares = self.exchange.all_gather(records.encode(seeds[worker::workers], losses, slots))
+        self.sent += self.exchange.sent - before
         values = np.empty((items, points), np.float32)
         for w, share in enumerate(shares):
             numbers = np.arange(w, items, workers)
-            values[numbers] = records.decode(share, seeds[numbers], points, worker=w, step=step, probes=numbers)
+            values[numbers] = records.decode(
+                share, seeds[numbers], points, worker=w, step=step, probes=numbers
+            )
         if self.journal is not None:
             self.journal.append(Entry(step, round, lr, values))
         return values
-

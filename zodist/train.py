@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zodist import journal_format, params, snapshot
-from zodist.assemble import Parts, header, load_parts, versions
+from zodist.assemble import header, load_parts, versions
 from zodist.config import Config
 from zodist.errors import ExchangeError, JournalError, TaskError
 from zodist.evaluate import evaluate
@@ -114,7 +114,9 @@ class _Run:
                 threads = old.get("threads", threads)
             for name, version in old.get("versions", {}).items():
                 if made_by.get(name) != version:
-                    self.progress.say(f"warning: the run was begun with {name} {version}, this is {made_by.get(name)}")
+                    self.progress.say(
+                        f"warning: the run was begun with {name} {version}, this is {made_by.get(name)}"
+                    )
             made_by = old.get("versions", made_by)
         everyone = share(self.exchange, json.dumps([threads, made_by]).encode() if self.first else None)
         threads, made_by = json.loads(everyone)
@@ -133,7 +135,9 @@ class _Run:
             )
         odd = [worker for worker, flag in enumerate(flags) if flag != b"\0"]
         if odd:
-            raise ExchangeError(f"worker {odd[0]} is set up for another run than worker 0; its output says in what")
+            raise ExchangeError(
+                f"worker {odd[0]} is set up for another run than worker 0; its output says in what"
+            )
         new = journal_format.is_torn_header(found)
         if self.first:
             self.journal = Journal.create(path, head) if new else Journal.open(path, head)
@@ -151,13 +155,18 @@ class _Run:
         found = snapshot.newest(self.folder, self.run, done)
         if found is not None:
             self.replica.load(found.step, dict(found.tensors))
-        steps = [int.from_bytes(b, "little") for b in self.exchange.all_gather(self.replica.step.to_bytes(8, "little"))]
+        steps = [
+            int.from_bytes(b, "little")
+            for b in self.exchange.all_gather(self.replica.step.to_bytes(8, "little"))
+        ]
         self.start = max(steps)
         silent = Replayed([e for e in entries if e.step >= self.replica.step], self.config.batch.data_lanes)
         while self.replica.step < self.start:
             self.replica.advance(silent)
         if done:
-            self.progress.say(f"resuming after {done} steps ({self.start} from a snapshot, the rest from the journal)")
+            self.progress.say(
+                f"resuming after {done} steps ({self.start} from a snapshot, the rest from the journal)"
+            )
         return steps[0]
 
     def _open_files(self, first_step: int) -> None:
@@ -175,12 +184,18 @@ class _Run:
         self.splits = {"validation": task.validation, "test": task.test}
         self.final = "test" if task.test else "validation"
         if not self.splits[self.final]:
-            raise TaskError(f"task {task.name!r} has no examples to evaluate on; set task.validation or task.test above 0")
+            raise TaskError(
+                f"task {task.name!r} has no examples to evaluate on; set task.validation or task.test above 0"
+            )
 
     def _step_all(self, entries: list[Entry]) -> None:
         c, task = self.config, self.parts.task
         pending = [e for e in entries if e.step >= self.start]
-        self.forwards, self.lr, self.answered = sum(e.values.size for e in entries if e.step < self.start), 0.0, 0.0
+        self.forwards, self.lr, self.answered = (
+            sum(e.values.size for e in entries if e.step < self.start),
+            0.0,
+            0.0,
+        )
         live = Live(
             self.exchange,
             self.journal,
@@ -219,7 +234,12 @@ class _Run:
             if self.timings is not None and not replaying and (t % 10 == 0 or t == c.run.steps):
                 total = time.monotonic() - began
                 spent = {"answer_s": round(self.answered, 4), "update_s": round(total - self.answered, 4)}
-                self.timings.write(t, **spent, sent=self.exchange.sent, received=self.exchange.received)
+                traffic = {
+                    "sent": self.exchange.sent,
+                    "received": self.exchange.received,
+                    "records_sent": live.sent,
+                }
+                self.timings.write(t, **spent, **traffic)
             self._milestones(t, replaying)
 
     def _milestones(self, t: int, replaying: bool) -> None:
@@ -246,12 +266,14 @@ class _Run:
     def _compare_digests(self, t: int) -> None:
         own = params.digest(self.parts.params, parallel=self.parts.parallel)
         everybody = self.exchange.all_gather(own.to_bytes(8, "little"))
-        odd = [worker for worker, theirs in enumerate(everybody) if everybody.count(theirs) * 2 <= len(everybody)]
+        odd = [
+            worker for worker, theirs in enumerate(everybody) if everybody.count(theirs) * 2 <= len(everybody)
+        ]
         if len(set(everybody)) > 1:
             listed = ", ".join(f"{int.from_bytes(theirs, 'little'):016x}" for theirs in everybody)
             raise ExchangeError(
-                f"after step {t} the weights of worker {odd[0]} differ from the others' (digests {listed}); its memory or "
-                "its software is at fault; start the run again to rebuild all workers from the journal"
+                f"after step {t} the weights of worker {odd[0]} differ from the others' (digests {listed}); its memory "
+                "or its software is at fault; start the run again to rebuild all workers from the journal"
             )
         self._write({"step": t, "digest": f"{own:016x}"})
 
@@ -261,7 +283,9 @@ class _Run:
         if known is None:
             examples = self.splits[split]
             limit = self.config.output.evaluate_examples if split == "validation" else 0
-            score = evaluate(self.evaluator, self.parts.task, examples[: limit or len(examples)], self.exchange)
+            score = evaluate(
+                self.evaluator, self.parts.task, examples[: limit or len(examples)], self.exchange
+            )
             known = {"step": t, "split": split, **asdict(score), "forwards": self.forwards}
             self.known[t, split] = known
         self._write(known)

@@ -1,8 +1,8 @@
-"""Peak memory of one variant, measured in a fresh process of its own: ``python -m zodist.bench.memory '{...}'``.
+"""Peak memory of one variant, measured in a fresh process: ``python -m zodist.bench.memory '{...}'``.
 
-The variant first runs on a single short example, which loads code and compiles kernels; then the process gives back what
-it has freed, the kernel's high-water mark is reset, and the variant runs for real with buffers of its own.  What the mark
-rises by is the variant's; the weights, in memory since the start, are added.
+The variant first runs on a single short example, which loads code and compiles kernels; then the process
+gives back what it has freed, the mark of its largest size is reset, and the variant runs for real with
+buffers of its own.  What the mark rises by is the variant's; the weights, in memory since the start, are added.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def peak_bytes(settings: Settings, variant: str) -> int | None:
-    """Bytes of the weights and of all that one run of a variant needs beside them; None where Linux is not there to ask."""
+    """Bytes of the weights and of all that one run of a variant needs beside them; None off Linux."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None
     question = json.dumps({"settings": settings.plain(), "variant": variant})

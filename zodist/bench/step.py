@@ -1,8 +1,8 @@
-"""``zodist bench step``: the time and memory of a training step beside its physical limit and beside the step it replaces.
+"""``zodist bench step``: time and memory of a training step beside its limit and beside the step it replaces.
 
-The limit is two forwards per probe of the bare model with the same few logits; the step it replaces is the in-place step
-as published (zodist.bench.inplace).  All variants run in turn in one process, ``repeats`` rounds of it, so that what else
-the machine does hits all alike; a figure is the median of its rounds.
+The limit is two forwards per probe of the bare model with the same few logits; the step it replaces is the
+in-place step as published (zodist.bench.inplace).  All variants run in turn in one process, ``repeats``
+rounds of it, so that what else the machine does hits all alike; a figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def measure_step(
     """Measure every variant; the result is JSON-able.
 
     columns: vocabulary entries that enter the loss, 0 for all.  wide: Walsh-coded probes of the wide update.
-    Keys: *_s seconds, medians; ratios of medians; *_bytes (None off Linux); ``spread``: smallest, median and largest of
-    each time, and of each ratio taken round by round.
+    Keys: *_s seconds, medians; ratios of medians; *_bytes (None off Linux); ``spread``: smallest, median and
+    largest of each time, and of each ratio taken round by round.
     Raises ZodistError, with one sentence, for a setting that cannot be measured.
     """
     settings = Settings(model, noise, batch, tokens, dtype, probes, threads, columns, wide)
@@ -94,11 +94,13 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def table(result: dict[str, Any]) -> Table:
     """The result for a person."""
     r = result
+    probes, threads = (f"{r[name]} {name if r[name] > 1 else name[:-1]}" for name in ("probes", "threads"))
     title = (
-        f"{r['model']}, {r['parameters'] / 1e6:,.0f} M parameters, {r['dtype']}, {r['batch']} x {r['tokens']} tokens, "
-        f"{r['noise']}, {r['probes']} probe{'s' * (r['probes'] > 1)}, {r['threads']} thread{'s' * (r['threads'] > 1)}"
+        f"{r['model']}, {r['parameters'] / 1e6:,.0f} M parameters, {r['dtype']}, {r['noise']},"
+        f" {r['batch']} x {r['tokens']} tokens, {probes}, {threads}"
     )
-    caption = f"medians of {r['repeats']} interleaved rounds; largest layer {_mib(r['largest_layer_bytes'])}; torch {r['torch']}"
+    layer = _mib(r["largest_layer_bytes"])
+    caption = f"medians of {r['repeats']} interleaved rounds; largest layer {layer}; torch {r['torch']}"
     out = Table("", title=title, caption=caption)
     for name in ("seconds", "smallest - largest", "x bare", "peak memory"):
         out.add_column(name, justify="right")

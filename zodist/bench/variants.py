@@ -1,14 +1,14 @@
-"""What ``zodist bench step`` compares: one model and one batch, and each way to use them as a function that times itself.
+"""What ``zodist bench step`` compares: one model, one batch, and ways to use them that time themselves.
 
-The bare forwards run on modules of their own over the same weights, so that no hook of the evaluator is in their way.
-Our step is the whole one: evaluation, exchange, a journal on disk, update.
+The bare forwards run on modules of their own over the same weights, so that no hook of the evaluator is in
+their way.  Our step is the whole one: evaluation, exchange, a journal on disk, update.
 """
 
 from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +29,7 @@ from zodist.journal import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.model import load_model
-from zodist.params import Param, collect
+from zodist.params import collect
 from zodist.rules import RULES
 from zodist.step import Live, Replica
 from zodist.tasks import Batch
@@ -42,7 +42,7 @@ Seconds = dict[str, float]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.  columns: vocabulary entries in the loss, 0 for all of them; wide: probes of a wide update."""
+    """What is measured.  columns: vocabulary entries in the loss, 0: all; wide: probes of a wide update."""
 
     model: str
     noise: str
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class RandomBatch(Batch):
-    """Random tokens without padding; the loss is the cross-entropy of one vocabulary entry at the last position."""
+    """Random tokens without padding; the loss is the cross-entropy of one entry at the last position."""
 
     answers: Tensor
 
@@ -108,7 +108,7 @@ def load(settings: Settings) -> Any:
 
 
 class Bench:
-    """One model, one batch, and the variants.  Every method in ``VARIANTS`` runs once and returns its seconds."""
+    """One model, one batch, and the variants: a method named in ``VARIANTS`` runs once, returns seconds."""
 
     VARIANTS = ("bare_forwards", "bare_forwards_all_logits", "step", "inplace_step", "updates")
 
@@ -159,10 +159,10 @@ class Bench:
         """A training step: ``evaluate`` is the answer to the method's question, ``update`` the rest."""
         answered = 0.0
 
-        def answer(*question: Any) -> np.ndarray:
+        def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
             nonlocal answered
             start = perf_counter()
-            values = self.live(*question)
+            values = self.live(step, round, lr, probes)
             answered = perf_counter() - start
             return values
 
@@ -227,7 +227,7 @@ def _timed(run: Callable[[], Any]) -> float:
     return perf_counter() - start
 
 
-def _given(step: int, round: int, lr: float, probes: Sequence[Probe]) -> np.ndarray:
+def _given(step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
     """Losses that nobody measured: unequal slopes, small ones."""
     slopes = np.arange(len(probes), dtype=np.float32) % 7 - 3.5
     return np.stack([slopes * np.float32(1e-4), np.ones(len(probes), np.float32)], axis=1)

@@ -44,7 +44,9 @@ def _coded_sum(law, keys, tables, param, role, tile, a, b, total, z, w):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _perturb_tile(kind, out_kind, words, outs, row, at, law, keys, tables, param, role, tile, a, b, x, total, z, w):
+def _perturb_tile(
+    kind, out_kind, words, outs, row, at, law, keys, tables, param, role, tile, a, b, x, total, z, w
+):
     """outs[p, row, at : at + b - a] = words + direction of point p, on places a .. b - 1 of one tile."""
     n = b - a
     decode(kind, words, x)
@@ -120,7 +122,9 @@ def _update(kind, words, origin, law, keys, tables, param, role, decay, round_ke
                 encode_stochastic(kind, x, bits[a:b], piece)
 
 
-def _update_momentum(kind, words, buffer, origin, law, keys, tables, param, role, decay, momentum, lr, round_key):
+def _update_momentum(
+    kind, words, buffer, origin, law, keys, tables, param, role, decay, momentum, lr, round_key
+):
     """buffer <- momentum * buffer + direction; words <- round(words * decay - lr * buffer)."""
     start, stop = origin, origin + words.size
     first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE

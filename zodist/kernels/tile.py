@@ -100,7 +100,11 @@ def fill_bits16(key, param, tile, bits, w):
     """The 1,024 rounding numbers of one tile into bits (uint16)."""
     philox_blocks(key, param, noise.ROUNDING, u64(tile) * u64(128), 128, w)
     for word in range(4):
-        low, high, source = bits[word * 256 : word * 256 + 128], bits[word * 256 + 128 : word * 256 + 256], w[word]
+        low, high, source = (
+            bits[word * 256 : word * 256 + 128],
+            bits[word * 256 + 128 : word * 256 + 256],
+            w[word],
+        )
         for j in range(128):
             low[j] = np.uint16(source[j] & u32(0xFFFF))
             high[j] = np.uint16(source[j] >> u32(16))

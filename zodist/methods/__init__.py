@@ -24,8 +24,11 @@ from zodist.methods.steps import StepSeeds
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Points that share one batch.  seed: what the wire record is named by; points: where to evaluate, seen from the
-    weights (an empty combination would be the weights themselves)."""
+    """Points that share one batch.
+
+    seed: what the wire record is named by.  points: where to evaluate, seen from the weights; an empty combination is
+    the weights themselves.
+    """
 
     seed: int
     points: tuple[Combination, ...]
@@ -33,8 +36,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step decided.  gradient: the estimate; loss: mean loss of the probes, nats; slope: root mean square of the
-    measured slopes, nats per weight unit; skipped: probes left out because a loss was not finite."""
+    """What a step decided.
+
+    gradient: the estimate.  loss: mean loss of the probes, nats.  slope: root mean square of the measured slopes, nats
+    per weight unit.  skipped: probes left out because a loss was not finite.
+    """
 
     gradient: Combination
     loss: float
@@ -65,7 +71,7 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, seeds: StepSeeds) -> Step:
-        """One step: yields tuples of probes, each with the same number k of points; receives losses float64 [probes, k]."""
+        """One step: yields tuples of probes, all with k points; receives their losses, float64 [probes, k]."""
 
     def state(self) -> dict[str, np.ndarray]:
         """The method's own state, for a snapshot."""
