@@ -1,7 +1,8 @@
 """Data lanes: which training examples a logical probe sees, as a function of (run seed, step, lane) alone.
 
 All lanes of a run sweep the training set together, each epoch in a fresh addressed order, so that the lanes of a step
-hold different examples and nothing depends on how many workers there are.
+hold different examples (but for a step that spans the end of an epoch) and nothing depends on how many workers there
+are.
 """
 
 from __future__ import annotations

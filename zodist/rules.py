@@ -39,7 +39,7 @@ class RuleSettings(Protocol):
 def schedule(settings: RuleSettings, step: int, steps: int) -> float:
     """Learning rate of a step, counted from 0: linear warm-up, then constant, linear or cosine to 0 at ``steps``."""
     if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
+        return settings.lr * ((step + 1) / settings.warmup)
     if settings.schedule == "constant":
         return settings.lr
     done = (step - settings.warmup) / max(1, steps - settings.warmup)

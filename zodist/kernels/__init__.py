@@ -1,1 +1,29 @@
-"""Fast forms of zodist.noise, one file per kind of device; each gives the reference's bits."""
+"""Fast forms of zodist.noise, one file per kind of device; each gives the reference's bits.
+
+Compiled kernels are kept on disk between processes.  numba looks only at the file that a function stands in, so a change
+in a file that it was compiled from would go unseen: the cache is therefore named after all of their contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numba
+
+
+def _cache_folder() -> Path:
+    here = Path(__file__).parent
+    content = b"".join(path.read_bytes() for path in [here.parent / "noise.py", *sorted(here.glob("*.py"))])
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "zodist" / f"kernels-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:  # the user's own choice stands
+    try:
+        folder = _cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]  # before any kernel is declared
+    except OSError:
+        pass  # a home that cannot be written: numba chooses a place, or compiles anew in every process

@@ -14,6 +14,7 @@ from numba import njit, prange
 from zodist.kernels.tile import (
     FLOAT32,
     TILE,
+    ZERO,
     decode,
     encode,
     encode_stochastic,
@@ -31,6 +32,8 @@ CHUNK = 16  # tiles per parallel task: long enough to hide scheduling, short eno
 def _coded_sum(law, keys, tables, param, role, tile, a, b, total, z, w):
     """sum_s base_s * table_s on places a .. b - 1 of a tile, into total (float32 [b - a])."""
     offset = (tile * TILE) % tables.shape[1]
+    if keys.size == 0:  # an empty combination: the weights themselves
+        total[0 : b - a] = ZERO
     for s in range(keys.size):
         fill(law, keys[s], param, role, tile, z, w)
         # Slices first: a loop from 0 needs no wrap-around of negative indices and becomes vector code.

@@ -147,7 +147,10 @@ def encode(kind, x, words):
 
 @compile_tile
 def encode_stochastic(kind, x, bits, words):
-    """Weights rounded up or down in magnitude with the probability that makes the mean exact (16-bit kinds)."""
+    """Weights rounded up or down in magnitude with the probability that makes the mean exact (16-bit kinds).
+
+    In float16's subnormal range the probability is exact to 2**-16 only.
+    """
     if kind == BFLOAT16:
         for j in range(words.size):
             b = f32(x[j]).view(u32)
