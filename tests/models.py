@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from zodist.tasks import Batch
+
 VOCABULARY = 97
 
-_rope = {
+_rope: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -47,7 +50,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }
 
 
-def tiny(family: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+def tiny(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """A random model in eval mode; every weight, biases and norms too, is away from its initial constant."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="sdpa")
@@ -57,23 +60,16 @@ def tiny(family: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     return model.to(dtype).eval().requires_grad_(False)
 
 
-@dataclass(frozen=True)
-class TinyBatch:
-    """Random rows of unequal length, left padded; loss on the last token among all or some vocabulary entries."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
-    labels: torch.Tensor
-    keep: int = 1
-    columns: torch.Tensor | None = None
-
-    @property
-    def examples(self) -> int:
-        return self.input_ids.shape[0]
+@dataclass(frozen=True, eq=False)
+class TinyBatch(Batch):
+    """Random rows of unequal length, left padded; loss on the last token among all or some entries."""
 
     def losses(self, logits: torch.Tensor) -> torch.Tensor:
+        assert self.labels is not None
         return F.cross_entropy(logits[:, -1].float(), self.labels, reduction="none")
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor | None:
+        return None
 
 
 def batch(
@@ -88,4 +84,4 @@ def batch(
     position = (mask.cumsum(1) - 1).clamp(min=0)
     chosen = torch.tensor([5, 40, 96]) if columns else None
     labels = torch.randint(0, 3 if columns else VOCABULARY, (rows,), generator=g)
-    return TinyBatch(ids, mask, position, labels, keep, chosen)
+    return TinyBatch(ids, mask, position, keep, chosen, rows, labels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         params: Sequence[Param],
         direction: Callable[[str, tuple[int, ...]], Dense | None],
         *,

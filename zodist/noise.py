@@ -50,12 +50,13 @@ HALF = np.uint64(32)
 
 # -2 ln(1 + f) = f * P(f) on [sqrt(1/2) - 1, sqrt(2) - 1], absolute error 7e-8; sin and cos on [-pi/4, pi/4].
 # Own fits (Lawson-weighted least squares on 4,000 Chebyshev points), rounded to float32: part of the format.
-LOG = np.float32(
+LOG = np.array(
     [-1.9999996423721313, 1.0000133514404297, -0.6667236685752869, 0.4991868734359741]
-    + [-0.3974609076976776, 0.34666934609413147, -0.3283999264240265, 0.2020447850227356]
+    + [-0.3974609076976776, 0.34666934609413147, -0.3283999264240265, 0.2020447850227356],
+    np.float32,
 )
-SIN = np.float32([1.0, -0.16666650772094727, 0.008332036435604095, -0.00019503955263644457])
-COS = np.float32([1.0, -0.4999985694885254, 0.04165502265095711, -0.0013585848500952125])
+SIN = np.array([1.0, -0.16666650772094727, 0.008332036435604095, -0.00019503955263644457], np.float32)
+COS = np.array([1.0, -0.4999985694885254, 0.04165502265095711, -0.0013585848500952125], np.float32)
 TWO_LN2 = np.float32(1.3862943611198906)
 TO_UNIT = np.float32(2.0**-32)
 TO_CENTRE = np.float32(2.0**-33)
@@ -86,7 +87,7 @@ def words(seed: int, param: int, role: int, blocks: np.ndarray) -> np.ndarray:
     counter[..., 1] = (blocks >> HALF).astype(np.uint32)
     counter[..., 2] = param
     counter[..., 3] = role
-    return philox(counter, np.uint64(seed))
+    return philox(counter, seed)
 
 
 def _horner(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -158,7 +159,7 @@ def direction(law: int, seed: int, param: int, start: int, stop: int, *, coded: 
 def derive(seed: int, step: int, index: int, role: int = SEED) -> int:
     """A 64-bit seed for one thing of one step: distinct addresses give unrelated seeds."""
     counter = np.array([step & 0xFFFFFFFF, step >> 32, index, role], np.uint32)
-    w = philox(counter, np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
+    w = philox(counter, seed & 0xFFFFFFFFFFFFFFFF)
     return int(w[0]) | int(w[1]) << 32
 
 

@@ -7,6 +7,7 @@ rounds of it, so that what else the machine does hits all alike; a figure is the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -44,17 +45,19 @@ def measure_step(
 
     columns: vocabulary entries that enter the loss, 0 for all.  wide: Walsh-coded probes of the wide update.
     Keys: *_s seconds, medians; ratios of medians; *_bytes (None off Linux); ``spread``: smallest, median and
-    largest of each time, and of each ratio taken round by round.
+    largest of each time, and of each ratio taken round by round; ``load``: the machine's load average before the
+    rounds, since times taken beside other work are worth little.
     Raises ZodistError, with one sentence, for a setting that cannot be measured.
     """
     settings = Settings(model, noise, batch, tokens, dtype, probes, threads, columns, wide)
     if repeats < 1:
         raise ConfigError(f"repeats = {repeats} must be >= 1")
     set_threads(threads)
-    peaks = {key: peak_bytes(settings, variant) for key, variant in PEAKS.items()}
     loaded = load(settings)
+    peaks = {key: peak_bytes(settings, variant) for key, variant in PEAKS.items()}
     bench = Bench(loaded, settings)
     try:
+        load_before = os.getloadavg()[0]
         rounds = _rounds(bench, repeats)
     finally:
         bench.close()
@@ -67,6 +70,7 @@ def measure_step(
         **settings.plain(),
         "repeats": repeats,
         "torch": torch.__version__,
+        "load": load_before,
         "parameters": sum(p.numel() for p in bench.weights),
         **{f"{name}_s": seconds for name, seconds in middle.items()},
         **{name: middle[above] / middle[below] for name, (above, below) in RATIOS.items()},
@@ -99,8 +103,8 @@ def table(result: dict[str, Any]) -> Table:
         f"{r['model']}, {r['parameters'] / 1e6:,.0f} M parameters, {r['dtype']}, {r['noise']},"
         f" {r['batch']} x {r['tokens']} tokens, {probes}, {threads}"
     )
-    layer = _mib(r["largest_layer_bytes"])
-    caption = f"medians of {r['repeats']} interleaved rounds; largest layer {layer}; torch {r['torch']}"
+    layer, rounds = _mib(r["largest_layer_bytes"]), f"medians of {r['repeats']} interleaved rounds"
+    caption = f"{rounds}; largest layer {layer}; torch {r['torch']}; load {r['load']:.1f}"
     out = Table("", title=title, caption=caption)
     for name in ("seconds", "smallest - largest", "x bare", "peak memory"):
         out.add_column(name, justify="right")
