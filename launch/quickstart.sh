@@ -77,5 +77,8 @@ if [[ -e /sys/class/net/lo ]]; then
     export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
 fi
 
+# A mistake in the settings is one sentence here, and would be a page of torchrun's there.
+"$python" -m zodist train "$root/configs/quickstart.toml" "${overrides[@]}" --check
+
 exec "$python" -m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node "$workers" \
     -m zodist train "$root/configs/quickstart.toml" "${overrides[@]}"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zodist.errors import ZodistError
+from zodist.errors import ConfigError, ZodistError
 from zodist.threads import prepare_environment
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as rule.lr=1e-4.")
     ] = None,
     quiet: Annotated[bool, typer.Option(help="No progress, only the result.")] = False,
+    check: Annotated[bool, typer.Option(help="Only read the configuration, and say if it is right.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model, or go on with a run that was interrupted.
@@ -60,6 +61,8 @@ def train(
     from zodist.config import load
 
     settings = load(config, overrides or ())
+    if check:
+        return
     from zodist.train import train as run
 
     result = run(settings, quiet=quiet)
@@ -129,7 +132,6 @@ def evaluate(
     from dataclasses import asdict
 
     from zodist.config import load
-    from zodist.errors import ConfigError
 
     folder = config if config.is_dir() else None
     settings = load(folder / "config.toml" if folder else config, overrides or ())
@@ -282,7 +284,9 @@ def main() -> None:
     try:
         app()
     except ZodistError as error:
-        print(f"zodist: {error}", file=sys.stderr)
+        # All workers read the same configuration: one of them says what is wrong with it.
+        if not isinstance(error, ConfigError) or _worker() == 0:
+            print(f"zodist: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("zodist: interrupted; the same command goes on where the journal ends", file=sys.stderr)

@@ -50,7 +50,8 @@ class Parts:
 
     def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:
         """Mean losses of a probe's points on some training examples, in pieces of examples_per_forward."""
-        chosen = [self.task.train[int(i)] for i in indices]
+        # Examples of equal length share a forward: less padding.  Sorting is stable, so the order is the indices' alone.
+        chosen = sorted((self.task.train[int(i)] for i in indices), key=lambda e: len(e.tokens))
         piece = self.config.batch.examples_per_forward or len(chosen)
         batches = [self.task.batch(chosen[i : i + piece]) for i in range(0, len(chosen), piece)]
         return evaluator.losses(probe.points, batches)

@@ -80,7 +80,7 @@ class Frame:
         if known is None:
             return out.copy_(param.weights[start:stop]).view(len(self.points), -1)
         law, keys, tables = known
-        kernel = cpu.perturb_parallel if self.parallel and stop - start > 1 << 16 else cpu.perturb_serial
+        kernel = cpu.perturb_parallel if self.parallel and stop - start > cpu.SMALL else cpu.perturb_serial
         words = as_words(out).reshape(out.shape)
         kernel(
             param.kind,

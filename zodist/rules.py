@@ -71,6 +71,10 @@ class Rule(ABC):
             self.move_(param, dense.law, keys, table, decay, lr, np.uint64(rounding))
             param.publish()
 
+    def worth_threads(self, param: Param) -> bool:
+        """Whether waking the thread pool costs less than it saves on a parameter of this size."""
+        return self.parallel and param.weights.numel() > cpu.SMALL
+
     @abstractmethod
     def scaled(self, gradient: Combination, lr: float) -> Combination:
         """The combination whose tables the kernel takes."""
@@ -98,7 +102,7 @@ class Sgd(Rule):
 
     def move_(self, param, law, keys, table, decay, lr, rounding) -> None:
         """One fused pass."""
-        kernel = cpu.update_parallel if self.parallel else cpu.update_serial
+        kernel = cpu.update_parallel if self.worth_threads(param) else cpu.update_serial
         name, role = np.uint64(param.id), np.uint64(Z)
         kernel(param.kind, param.words, param.origin, law, keys, table, name, role, decay, rounding)
 
@@ -116,7 +120,7 @@ class Momentum(Rule):
 
     def move_(self, param, law, keys, table, decay, lr, rounding) -> None:
         """One fused pass over weights and buffer."""
-        kernel = cpu.update_momentum_parallel if self.parallel else cpu.update_momentum_serial
+        kernel = cpu.update_momentum_parallel if self.worth_threads(param) else cpu.update_momentum_serial
         buffer, name, role = self.buffers[param.name].numpy(), np.uint64(param.id), np.uint64(Z)
         beta, rate = np.float32(self.settings.momentum), np.float32(lr)
         words, origin = param.words, param.origin

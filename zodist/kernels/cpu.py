@@ -25,6 +25,7 @@ from zodist.kernels.tile import (
     u64,
 )
 
+SMALL = 1 << 16  # numbers that one thread handles sooner than a pool wakes
 CHUNK = 16  # tiles per parallel task: long enough to hide scheduling, short enough to balance a small matrix
 
 
