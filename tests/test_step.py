@@ -90,7 +90,9 @@ def test_a_snapshot_in_the_middle_changes_no_bit(rule):
 
 def test_a_journal_of_other_settings_is_refused_with_both_sides():
     machine = replica(torch.float32, "sgd", probes=3)
-    with pytest.raises(JournalError, match=r"step 0 round 0 asks for losses \(6, 2\).*the journal has.*\(4, 2\)"):
+    with pytest.raises(
+        JournalError, match=r"step 0 round 0 asks for losses \(6, 2\).*the journal has.*\(4, 2\)"
+    ):
         machine.advance(Replayed(entries(2), 2))
 
 

@@ -46,7 +46,9 @@ def load_model(
     place = packaged() if name == PACKAGED else Path(name).expanduser()
     local = place.is_dir()
     if not local and name.startswith(("/", ".", "~")):
-        raise ModelError(f"the model folder {name!r} does not exist; name an existing folder, or a model of the hub")
+        raise ModelError(
+            f"the model folder {name!r} does not exist; name an existing folder, or a model of the hub"
+        )
     source = str(place) if local else name
     try:
         with _quiet():

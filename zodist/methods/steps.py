@@ -33,4 +33,5 @@ def slopes(losses: np.ndarray, eps: float) -> np.ndarray:
     Returns float64 [probes], loss per weight unit; not finite where a loss is not.
     Source: MeZO (arXiv:2305.17333), Algorithm 1, the projected gradient.
     """
-    return (losses[:, 0] - losses[:, 1]) / (2.0 * eps)
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which is what the caller looks for
+        return (losses[:, 0] - losses[:, 1]) / (2.0 * eps)
