@@ -68,15 +68,16 @@ def train(
     result = run(settings, quiet=quiet)
     if _worker() != 0:
         return
+    before = result.before
     figures = {
         "folder": str(result.folder),
         "steps": result.steps,
-        "accuracy_before": result.before.accuracy,
+        "accuracy_before": before and before.accuracy,
         "accuracy_after": result.after.accuracy,
         "accuracy_error": result.after.accuracy_error,
-        "calibrated_before": result.before.calibrated,
+        "calibrated_before": before and before.calibrated,
         "calibrated_after": result.after.calibrated,
-        "loss_before": result.before.loss,
+        "loss_before": before and before.loss,
         "loss_after": result.after.loss,
         "examples": result.after.examples,
         "digest": result.digest,
@@ -88,7 +89,8 @@ def train(
         return
     from zodist.progress import amount, sentence
 
-    print(f"before   {sentence(result.before)}")
+    if before is not None:
+        print(f"before   {sentence(before)}")
     print(f"after    {sentence(result.after)}")
     gain = _gain(result)
     if gain:
@@ -105,7 +107,7 @@ def train(
 def _gain(result: Any) -> str:
     """How many standard errors the accuracy rose by, both evaluations counted."""
     before, after = result.before, result.after
-    if before.accuracy is None or after.accuracy is None:
+    if before is None or before.accuracy is None or after.accuracy is None:
         return ""
     error = (before.accuracy_error**2 + after.accuracy_error**2) ** 0.5
     rise = after.accuracy - before.accuracy

@@ -31,7 +31,7 @@ def assess(config: Config, split: str, run: Path | None) -> tuple[Score, str]:
                 raise SnapshotError(
                     f"{run} has no good snapshot; rebuild the weights with `zodist replay {run} --out F`"
                 )
-            parts.replica().load(found.step, dict(found.tensors))
+            parts.replica().load(found.step, found.tensors)
             what = f"{config.model.name} after {found.step} steps of {run}"
         examples = getattr(parts.task, split)
         if not examples:

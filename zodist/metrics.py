@@ -31,6 +31,41 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Put a text file in place at once: afterwards the old or the new one is there, whatever happens."""
+    fresh = path.with_name(path.name + ".unfinished")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror}; the journal is intact") from error
+
+
+class _Lines:
+    """A file of JSON lines that is being added to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("a", encoding="ascii", buffering=1)
+        except OSError as error:
+            raise JournalError(f"cannot write {path}: {error.strerror}; the journal is intact") from error
+
+    def add(self, line: dict[str, Any]) -> None:
+        try:
+            self._file.write(_text(line))
+        except OSError as error:
+            raise JournalError(
+                f"cannot write {self.path}: {error.strerror}; the journal is intact"
+            ) from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # said when it was written
+
+
 class Metrics:
     """metrics.jsonl, kept up to a step and written on from there."""
 
@@ -41,16 +76,10 @@ class Metrics:
         """
         lines = list(read_lines(path))
         kept = [line for line in lines if line.get("step", 0) <= step]
-        self.path = path
         self._seen = {(line["step"], _kind(line)) for line in kept if "step" in line}
         self.evaluations = [line for line in lines if "split" in line]
-        fresh = path.with_suffix(".unfinished")
-        try:
-            fresh.write_text("".join(_text(line) for line in kept), encoding="ascii")
-            os.replace(fresh, path)
-            self._file = path.open("a", encoding="ascii", buffering=1)
-        except OSError as error:
-            raise JournalError(f"cannot write {path}: {error.strerror}") from error
+        write_whole(path, "".join(_text(line) for line in kept))
+        self._lines = _Lines(path)
 
     def write(self, line: dict[str, Any]) -> None:
         """Add one line, unless a line of its kind for its step is there."""
@@ -58,14 +87,11 @@ class Metrics:
         if key in self._seen:
             return
         self._seen.add(key)
-        try:
-            self._file.write(_text(line))
-        except OSError as error:
-            raise JournalError(f"cannot write {self.path}: {error.strerror}") from error
+        self._lines.add(line)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
 
 class Timings:
@@ -76,17 +102,17 @@ class Timings:
         sessions = {line.get("session", 0) for line in read_lines(path)}
         self.session = max(sessions, default=0) + 1
         self._start = time.monotonic()
-        self._file = path.open("a", encoding="ascii", buffering=1)
+        self._lines = _Lines(path)
         self.write(first_step, workers=workers, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def write(self, step: int, **figures: Any) -> None:
         """Add one line of this session."""
         seconds = round(time.monotonic() - self._start, 3)
-        self._file.write(_text({"session": self.session, "step": step, "seconds": seconds, **figures}))
+        self._lines.add({"session": self.session, "step": step, "seconds": seconds, **figures})
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def _kind(line: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def replay(
     same = snapshot.newest(folder, head["run"], replica.step)
     verified = None
     if same is not None and same.step == replica.step:
-        replica.load(same.step, dict(same.tensors))
+        replica.load(same.step, same.tensors)
         verified = params.digest(chosen) == digest
         if not verified:
             raise JournalError(f"{same.path} differs from the replay of the journal at step {replica.step}")

@@ -7,16 +7,17 @@ before anything is applied; ``Replayed`` reads the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from zodist import lanes, noise, records
+from zodist import noise, records
 from zodist.errors import JournalError, ZodistError
 from zodist.exchange import Exchange
 from zodist.journal import Entry, Journal
+from zodist.lanes import examples
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
@@ -24,9 +25,15 @@ from zodist.rules import Rule, schedule
 
 
 class Answer(Protocol):
-    """Gives the recorded values of one round: float32 [items, k], item = probe * data lanes + lane."""
+    """Gives the recorded values of one round: float32 [items, k], item = probe * data lanes + lane.
 
-    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray: ...
+    lanes: the items of the step's first round; item n reads data lane n mod lanes, so that the rounds of a step see the
+    same batches.
+    """
+
+    def __call__(
+        self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int
+    ) -> np.ndarray: ...
 
 
 class Replica:
@@ -46,9 +53,9 @@ class Replica:
         lr = schedule(self.rule.settings, t, self.steps)
         generator = self.method.step(StepSeeds(self.seed, t))
         probes = next(generator)
-        round = 0
+        round, lanes = 0, len(probes) * self.data_lanes
         while True:
-            values = answer(t, round, lr, probes)
+            values = answer(t, round, lr, probes, lanes)
             per_item = records.from_values(values)
             by_lane = per_item.reshape(len(probes), self.data_lanes, -1)
             losses = by_lane[:, 0]
@@ -78,19 +85,30 @@ class Replica:
         tensors |= {f"method/{name}": torch.from_numpy(value) for name, value in self.method.state().items()}
         return tensors
 
-    def load(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Take up a snapshot."""
+    def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take up a snapshot; a lazy mapping is read one tensor at a time."""
         for p in self.params:
             p.weights.copy_(tensors[f"weights/{p.name}"].view(-1))
             p.publish()
-        parts: dict[str, dict[str, torch.Tensor]] = {"rule": {}, "method": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition("/")
-            if part in parts:
-                parts[part][rest] = value
-        self.rule.load(parts["rule"])
-        self.method.load({name: value.numpy() for name, value in parts["method"].items()})
+        self.rule.load(_Part(tensors, "rule/"))
+        self.method.load({name: value.numpy() for name, value in _Part(tensors, "method/").items()})
         self.step = step
+
+
+class _Part(Mapping[str, torch.Tensor]):
+    """The tensors whose names begin with a prefix, without it."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], prefix: str) -> None:
+        self._tensors, self._prefix = tensors, prefix
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[len(self._prefix) :] for name in self._tensors if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Replayed:
@@ -100,7 +118,7 @@ class Replayed:
         self._entries: Iterator[Entry] = iter(entries)
         self.data_lanes = data_lanes
 
-    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
+    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
         """The next entry's values."""
         entry = next(self._entries, None)
         if entry is None:
@@ -135,7 +153,7 @@ class Live:
         self.seed, self.data_lanes, self.batch, self.examples = seed, data_lanes, batch, examples
         self.sent = 0  # bytes of records alone: evaluations and digests are counted by the exchange
 
-    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
+    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
         """Evaluate this worker's share, gather everybody's, write it down."""
         items, points = len(probes) * self.data_lanes, len(probes[0].points)
         worker, workers = self.exchange.worker, self.exchange.workers
@@ -143,7 +161,7 @@ class Live:
         mine = range(worker, items, workers)
         losses = np.zeros((len(mine), points), np.float64)
         for place, item in enumerate(mine):
-            chosen = lanes.examples(self.seed, step, item, items, self.batch, self.examples)
+            chosen = examples(self.seed, step, item % lanes, lanes, self.batch, self.examples)
             losses[place] = self.losses(probes[item // self.data_lanes], chosen)
         slots = -(-items // workers)  # messages of equal size: short shares are filled up
         before = self.exchange.sent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from zodist.exchange import Exchange, open_exchange, share
 from zodist.journal import Journal, make_folder
 from zodist.journal_format import Entry
 from zodist.methods import Probe
-from zodist.metrics import Metrics, Timings
+from zodist.metrics import Metrics, Timings, write_whole
 from zodist.progress import Progress
 from zodist.report import plot
 from zodist.step import Live, Replayed
@@ -37,7 +36,7 @@ class Result:
 
     folder: Path
     steps: int
-    before: Score
+    before: Score | None
     after: Score
     digest: str
     sent: int
@@ -91,8 +90,8 @@ class _Run:
         entries = self._agree(head, found)
         self.evaluator = self.parts.evaluator()
         self.replica = self.parts.replica()
-        first_step = self._restore(entries)
-        self._open_files(first_step)
+        self._restore(entries)
+        self._open_files()
         self._step_all(entries)
         return self._finish()
 
@@ -144,8 +143,8 @@ class _Run:
         self.run = journal_format.run_id(head)
         return [] if new else journal_format.parse(found, path).entries
 
-    def _restore(self, entries: list[Entry]) -> int:
-        """Take up the newest snapshot; bring every worker to the step that worker 0 starts from, and return it."""
+    def _restore(self, entries: list[Entry]) -> None:
+        """Take up the newest snapshot; bring every worker to the step that the most advanced one starts from."""
         done = entries[-1].step + 1 if entries else 0
         if done > self.config.run.steps:
             raise JournalError(
@@ -154,7 +153,7 @@ class _Run:
             )
         found = snapshot.newest(self.folder, self.run, done)
         if found is not None:
-            self.replica.load(found.step, dict(found.tensors))
+            self.replica.load(found.step, found.tensors)
         steps = [
             int.from_bytes(b, "little")
             for b in self.exchange.all_gather(self.replica.step.to_bytes(8, "little"))
@@ -167,19 +166,20 @@ class _Run:
             self.progress.say(
                 f"resuming after {done} steps ({self.start} from a snapshot, the rest from the journal)"
             )
-        return steps[0]
 
-    def _open_files(self, first_step: int) -> None:
-        path = self.folder / METRICS
+    def _open_files(self) -> None:
         known: list[dict[str, Any]] = []
         if self.first:
             make_folder(self.folder)
-            (self.folder / CONFIG).write_text(self.config.to_toml(), encoding="utf-8")
-            self.metrics = Metrics(path, first_step)
+            write_whole(self.folder / CONFIG, self.config.to_toml())
+            self.metrics = Metrics(self.folder / METRICS, self.start)
             self.timings = Timings(self.folder / TIMINGS, self.exchange.workers, self.start)
             known = self.metrics.evaluations
         known = json.loads(share(self.exchange, json.dumps(known).encode() if self.first else None))
         self.known = {(line["step"], line["split"]): line for line in known}
+        self.scores = {
+            key: Score(**{f.name: line[f.name] for f in fields(Score)}) for key, line in self.known.items()
+        }
         task = self.parts.task
         self.splits = {"validation": task.validation, "test": task.test}
         self.final = "test" if task.test else "validation"
@@ -207,13 +207,13 @@ class _Run:
         )
         replayed, self.left = Replayed(pending, c.batch.data_lanes), len(pending)
 
-        def answer(step: int, round: int, lr: float, probes: Sequence[Probe]) -> np.ndarray:
+        def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
             if self.left:
                 self.left -= 1
-                values = replayed(step, round, lr, tuple(probes))
+                values = replayed(step, round, lr, probes, lanes)
             else:
                 began = time.monotonic()
-                values = live(step, round, lr, tuple(probes))
+                values = live(step, round, lr, probes, lanes)
                 self.answered = time.monotonic() - began
             self.forwards += values.size
             self.lr = lr
@@ -221,6 +221,8 @@ class _Run:
 
         if self.start == 0:
             self._evaluations(0)
+        elif self.start == c.run.steps:
+            self._evaluation(c.run.steps, self.final)  # the last session may have ended before it was written
         while self.replica.step < c.run.steps:
             replaying = self.left > 0
             began = time.monotonic()
@@ -277,7 +279,7 @@ class _Run:
             )
         self._write({"step": t, "digest": f"{own:016x}"})
 
-    def _evaluation(self, t: int, split: str) -> Score:
+    def _evaluation(self, t: int, split: str) -> None:
         """Score of a split after step t: taken from the metrics of an earlier session where they have it."""
         known = self.known.get((t, split))
         if known is None:
@@ -286,12 +288,10 @@ class _Run:
             score = evaluate(
                 self.evaluator, self.parts.task, examples[: limit or len(examples)], self.exchange
             )
+            self.scores[t, split] = score
             known = {"step": t, "split": split, **asdict(score), "forwards": self.forwards}
-            self.known[t, split] = known
         self._write(known)
-        score = Score(**{field.name: known[field.name] for field in fields(Score)})
-        self.progress.evaluation(t, split, score)
-        return score
+        self.progress.evaluation(t, split, self.scores[t, split])
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
@@ -303,7 +303,8 @@ class _Run:
         if self.first and self.config.output.plot:
             self.progress.say("drawing the plot")
             plot(self.folder)
-        before, after = self._evaluation(0, self.final), self._evaluation(steps, self.final)
+        # A run whose metrics were lost no longer knows its first score, and the base weights are gone from here.
+        before, after = self.scores.get((0, self.final)), self.scores[steps, self.final]
         return Result(
             self.folder, steps, before, after, f"{digest:016x}", self.exchange.sent, self.exchange.workers
         )
