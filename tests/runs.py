@@ -19,7 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 # Forked from a server that has imported everything: a worker starts in milliseconds and is still a process of its own.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["zodist.train", "zodist.evaluate", "zodist.model", "transformers", "zodist.replay"]
+    [
+        "zodist.train",
+        "zodist.replay",
+        "zodist.methods.mezo",
+        "transformers.models.llama.modeling_llama",
+        "transformers.tokenization_utils_tokenizers",
+    ]
 )
 
 CONFIG = """
@@ -180,8 +186,8 @@ class Launched:
         return self.errors[worker].read_text() if self.errors[worker].exists() else ""
 
 
-def launch(place: Place, workers: int = 1, *overrides: str) -> Launched:
-    """Start workers on a place's config."""
+def launch(place: Place, workers: int = 1, *overrides: str, flip: tuple[int, int] = (-1, -1)) -> Launched:
+    """Start workers on a place's config; flip: (worker, step) of a failing memory."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

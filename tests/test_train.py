@@ -85,9 +85,19 @@ def test_a_killed_worker_is_named_by_the_survivor_and_the_run_resumes(reference,
     begun.processes[1].kill()
     codes = begun.wait()
     if codes[0] != 0:  # else it had finished first
-        assert codes[0] == 2 and "start the run again to resume it" in begun.error(0)
+        assert codes[0] == 2 and "start the run again" in begun.error(0)
     finish(reference, 1, folder)
     assert (tmp_path / "run" / FILES[0]).read_bytes() == reference.file(FILES[0])
+
+
+def test_a_flipped_bit_is_found_and_its_worker_named(reference, tmp_path):
+    """One bit of one weight of worker 1 flips after step 3; digests are compared after step 5."""
+    folder = again(reference, tmp_path)
+    begun = launch(reference, 3, folder, flip=(1, 3))
+    assert begun.wait() == [2, 2, 2]
+    assert all("after step 5 the weights of worker 1 differ" in begun.error(w) for w in range(3))
+    finish(reference, 2, folder)
+    assert (tmp_path / "run" / FILES[2]).read_bytes() == reference.file(FILES[2])
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(reference, tmp_path):

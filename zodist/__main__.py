@@ -101,7 +101,7 @@ def train(
     print(
         f"         zodist replay {result.folder} --out tuned     (base model + journal -> Hugging Face folder)"
     )
-    print('         the same command with --model NAME or --task FILE.toml; see README.md, "Your own task"')
+    print('         launch/quickstart.sh --model NAME --task FILE.toml     (README.md, "Your own task")')
 
 
 def _gain(result: Any) -> str:

@@ -268,14 +268,15 @@ class _Run:
     def _compare_digests(self, t: int) -> None:
         own = params.digest(self.parts.params, parallel=self.parts.parallel)
         everybody = self.exchange.all_gather(own.to_bytes(8, "little"))
-        odd = [
-            worker for worker, theirs in enumerate(everybody) if everybody.count(theirs) * 2 <= len(everybody)
-        ]
         if len(set(everybody)) > 1:
+            right = max(everybody, key=everybody.count)
+            odd = [str(worker) for worker, theirs in enumerate(everybody) if theirs != right]
+            majority = everybody.count(right) * 2 > len(everybody)
+            who = f"the weights of worker {', '.join(odd)}" if majority else "the workers' weights"
             listed = ", ".join(f"{int.from_bytes(theirs, 'little'):016x}" for theirs in everybody)
             raise ExchangeError(
-                f"after step {t} the weights of worker {odd[0]} differ from the others' (digests {listed}); its memory "
-                "or its software is at fault; start the run again to rebuild all workers from the journal"
+                f"after step {t} {who} differ (digests {listed}): memory or software is at fault there; start the run "
+                "again to rebuild all workers from the journal"
             )
         self._write({"step": t, "digest": f"{own:016x}"})
 
