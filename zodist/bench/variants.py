@@ -159,10 +159,10 @@ class Bench:
         """A training step: ``evaluate`` is the answer to the method's question, ``update`` the rest."""
         answered = 0.0
 
-        def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
+        def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
             nonlocal answered
             start = perf_counter()
-            values = self.live(step, round, lr, probes)
+            values = self.live(step, round, lr, probes, lanes)
             answered = perf_counter() - start
             return values
 
@@ -227,7 +227,7 @@ def _timed(run: Callable[[], Any]) -> float:
     return perf_counter() - start
 
 
-def _given(step: int, round: int, lr: float, probes: tuple[Probe, ...]) -> np.ndarray:
+def _given(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
     """Losses that nobody measured: unequal slopes, small ones."""
     slopes = np.arange(len(probes), dtype=np.float32) % 7 - 3.5
     return np.stack([slopes * np.float32(1e-4), np.ones(len(probes), np.float32)], axis=1)

@@ -2,8 +2,7 @@
 
 The score of an option is the mean log-probability of its tokens after the prompt, the loss the cross-entropy
 over the options' scores (MeZO, arXiv:2305.17333, appendix E.4 and its code). Where every option is one token,
-all options
-continue the same position and the normaliser over the vocabulary is common to them: it cancels in the softmax
+all options continue the same position and the normaliser over the vocabulary is common to them: it cancels in the softmax
 over the options. Then one row per example and the logits of the options' tokens are enough; no
 vocabulary-wide product is made. Otherwise there is one row per option. The last token of an option is only
 predicted, so it is never part of a row.
