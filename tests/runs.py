@@ -18,15 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # Forked from a server that has imported everything: a worker starts in milliseconds and is still a process of its own.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "zodist.train",
-        "zodist.replay",
-        "zodist.methods.mezo",
-        "transformers.models.llama.modeling_llama",
-        "transformers.tokenization_utils_tokenizers",
-    ]
-)
+CONTEXT.set_forkserver_preload(["warm", "transformers.models.llama.modeling_llama"])
 
 CONFIG = """
 [run]
