@@ -249,3 +249,11 @@ def test_two_swapped_weights_change_the_digest(a, b):
 def test_the_same_weights_elsewhere_have_another_digest():
     words = weights(FLOAT32, 300)
     assert len({digest(words, at, param) for at in (0, 1, 300) for param in (0, 1, 2**32 - 1)}) == 9
+
+
+def test_serial_and_parallel_forms_have_disk_caches_of_their_own():
+    """numba's cache knows a function by its name: under one name, one form would be loaded for the other."""
+    for kernel in ("perturb", "perturb_rows", "update", "update_momentum", "digest"):
+        forms = [getattr(cpu, f"{kernel}_{form}") for form in ("serial", "parallel")]
+        assert len({form.py_func.__qualname__ for form in forms}) == 2
+        assert [form.targetoptions.get("parallel", False) for form in forms] == [False, True]

@@ -27,23 +27,28 @@ def plot(folder: Path) -> Path:
         if not found:
             continue
         x = [line["forwards"] for line in found]
+        line = "-" if len(found) > 2 else ""  # before and after alone are no curve
         left.errorbar(
             x,
             [e["loss"] for e in found],
             [e["loss_error"] for e in found],
             color=color,
             marker="o",
+            linestyle=line,
             label=split,
         )
         if found[0]["accuracy"] is None:
             continue
         accuracy, error = [100 * e["accuracy"] for e in found], [100 * e["accuracy_error"] for e in found]
-        right.errorbar(x, accuracy, error, color=color, marker="o", label=f"{split} ± standard error")
+        right.errorbar(
+            x, accuracy, error, color=color, marker="o", linestyle=line, label=f"{split} ± standard error"
+        )
         right.plot(
             x,
             [100 * e["calibrated"] for e in found],
             color=color,
-            linestyle=":",
+            linestyle=":" if line else "",
+            marker="" if line else "x",
             label=f"{split}, calibrated",
         )
         right.axhline(

@@ -8,6 +8,9 @@ the order of s.  Each kernel exists serially and in parallel over tiles; both gi
 
 from __future__ import annotations
 
+from types import FunctionType
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
@@ -165,14 +168,20 @@ def _digest(words, origin, param):
     return total
 
 
-_options = {"cache": True, "nogil": True, "error_model": "numpy"}
-perturb_serial = njit(**_options)(_perturb)
-perturb_parallel = njit(parallel=True, **_options)(_perturb)
-perturb_rows_serial = njit(**_options)(_perturb_rows)
-perturb_rows_parallel = njit(parallel=True, **_options)(_perturb_rows)
-update_serial = njit(**_options)(_update)
-update_parallel = njit(parallel=True, **_options)(_update)
-update_momentum_serial = njit(**_options)(_update_momentum)
-update_momentum_parallel = njit(parallel=True, **_options)(_update_momentum)
-digest_serial = njit(**_options)(_digest)
-digest_parallel = njit(parallel=True, **_options)(_digest)
+def _compile(function: FunctionType, *, parallel: bool) -> Any:
+    """Compile a kernel under a name of its own: numba's disk cache knows functions by name and not by options."""
+    name = f"{function.__name__}_{'parallel' if parallel else 'serial'}"
+    twin = FunctionType(
+        function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
+    )
+    twin.__qualname__ = name
+    return njit(cache=True, nogil=True, error_model="numpy", parallel=parallel)(twin)
+
+
+perturb_serial, perturb_parallel = (_compile(_perturb, parallel=p) for p in (False, True))
+perturb_rows_serial, perturb_rows_parallel = (_compile(_perturb_rows, parallel=p) for p in (False, True))
+update_serial, update_parallel = (_compile(_update, parallel=p) for p in (False, True))
+update_momentum_serial, update_momentum_parallel = (
+    _compile(_update_momentum, parallel=p) for p in (False, True)
+)
+digest_serial, digest_parallel = (_compile(_digest, parallel=p) for p in (False, True))
