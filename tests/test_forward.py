@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import CONFIGS, batch, tiny
 
-from zodist import noise
+from zodist import leaves, noise
 from zodist.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
@@ -55,6 +55,17 @@ def test_losses_equal_the_dense_functional_reference(family, coded, columns):
     assert abs(np.asarray(want) - clean).min() > 1e-4, (
         "the points must differ from the weights for this to mean anything"
     )
+
+
+@pytest.mark.parametrize("family", ["llama-untied", "opt"])
+def test_a_large_matrix_in_pieces_is_the_matrix(family, monkeypatch):
+    """With pieces of 100 numbers every product goes row by row; GEMM shapes differ, so rounding does."""
+    model, b = tiny(family), batch()
+    params, dense = collect(model), Dense(noise.GAUSSIAN, True)
+    at = points([5 << 16])
+    monkeypatch.setattr(leaves, "PIECE", 100)
+    got = Evaluator(model, params, lambda name, shape: dense).losses(at, [b])
+    np.testing.assert_allclose(got, [reference(model, params, dense, c, b) for c in at], rtol=0, atol=3e-5)
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "opt"])

@@ -23,9 +23,7 @@ from zodist.kernels import cpu
 from zodist.noise import Z
 from zodist.params import KINDS, Param, as_words
 
-ROWS_OF_HEAD = (
-    4 << 20
-)  # bytes of scratch per point for a piece of a large matrix: stays in cache between noise and GEMM
+PIECE = 1 << 21  # numbers of a large matrix at a time: they stay in cache between noise and GEMM
 
 Forward = Callable[..., torch.Tensor]
 
@@ -164,12 +162,6 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
     return forward
 
 
-def _affine(frame: Frame, x: torch.Tensor, weight: torch.Tensor, bias: Param | None) -> torch.Tensor:
-    """x [points, rows, in] times weight [points, in, out], plus a bias."""
-    y = torch.bmm(x, weight)
-    return y if bias is None else y.add_(frame.whole(bias).unsqueeze(1))
-
-
 def _stack(frame: Frame, x: torch.Tensor, path: str) -> torch.Tensor:
     """[points * rows, ..., in] as [points, rows', in], contiguous (a strided slice would go through a slow product)."""
     points = len(frame.points)
@@ -186,20 +178,18 @@ def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) ->
         points, stacked = len(frame.points), _stack(frame, x, path)
         if weight is None:
             y = stacked @ module.weight.t()
-            y = y if bias is None else y.add_(frame.whole(bias).unsqueeze(1))
-            return y.view(*x.shape[:-1], -1)
-        piece = max(1, ROWS_OF_HEAD // (module.in_features * weight.model.element_size()))
-        if out_features <= 2 * piece:
-            y = _affine(frame, stacked, frame.whole(weight).transpose(1, 2), bias)
+        elif weight.weights.numel() <= 2 * PIECE:
+            y = torch.bmm(stacked, frame.whole(weight).transpose(1, 2))
         else:
+            step = max(1, PIECE // module.in_features)
             y = x.new_empty(points, stacked.shape[1], out_features)
-            for row in range(0, out_features, piece):
-                stop = min(row + piece, out_features)
+            for row in range(0, out_features, step):
+                stop = min(row + step, out_features)
                 span = frame.span(weight, row * module.in_features, stop * module.in_features)
                 y[:, :, row:stop] = torch.bmm(stacked, span.view(points, stop - row, -1).transpose(1, 2))
-            if bias is not None:
-                y.add_(frame.whole(bias).unsqueeze(1))
-        if bias is None and module.bias is not None:
+        if bias is not None:
+            y.add_(frame.whole(bias).unsqueeze(1))
+        elif module.bias is not None:
             y.add_(module.bias)
         return y.view(*x.shape[:-1], -1)
 
