@@ -135,10 +135,33 @@ def make_place(folder: Path, *, hidden: int = 32, seed: int = 0) -> Place:
     return Place(folder, path)
 
 
+def _flip_a_bit_after(step: int) -> None:
+    """Make this process's memory fail once: a bit of one weight, after a step."""
+    from zodist.step import Replica
+
+    advance = Replica.advance
+
+    def failing(self, answer):
+        outcome = advance(self, answer)
+        if self.step == step:
+            self.params[0].words[5] ^= 1 << 12  # a lower bit may be rounded away by the next update
+        return outcome
+
+    Replica.advance = failing
+
+
 def _work(
-    config: Path, overrides: tuple[str, ...], worker: int, workers: int, port: int, error: Path
+    config: Path,
+    overrides: tuple[str, ...],
+    worker: int,
+    workers: int,
+    port: int,
+    error: Path,
+    flip: int = -1,
 ) -> None:
-    """One worker process."""
+    """One worker process; flip: the step after which a bit of its weights flips."""
+    if flip >= 0:
+        _flip_a_bit_after(flip)
     names = {"RANK": worker, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "LOCAL_RANK": worker}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
@@ -186,7 +209,9 @@ def launch(place: Place, workers: int = 1, *overrides: str, flip: tuple[int, int
     errors = [place.folder / f"error-{time.monotonic_ns()}-{w}" for w in range(workers)]
     processes = [
         CONTEXT.Process(
-            target=_work, args=(place.config, overrides, w, workers, port, errors[w]), daemon=True
+            target=_work,
+            args=(place.config, overrides, w, workers, port, errors[w], flip[1] if w == flip[0] else -1),
+            daemon=True,
         )
         for w in range(workers)
     ]

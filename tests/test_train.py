@@ -118,7 +118,7 @@ def test_another_setting_for_the_same_folder_is_named(reference, tmp_path):
     finish(reference, 1, again(reference, tmp_path), "run.steps=4")
     begun = launch(reference, 1, again(reference, tmp_path), "rule.lr=0.5")
     assert begun.wait() == [2]
-    assert "rule.lr is 0.01 there, 0.5 here" in begun.error()
+    assert "rule.lr is 0.001 there, 0.5 here" in begun.error()
 
 
 def test_workers_with_different_settings_do_not_start(reference, tmp_path):
