@@ -96,7 +96,8 @@ def train(
     if gain:
         print(gain)
     print(f"weights  {result.digest} after {result.steps} steps; this worker sent {amount(result.sent)}")
-    print(f"folder   {result.folder}: config, journal, metrics, snapshot, plot.png")
+    picture = ", plot.png" if settings.output.plot else ""
+    print(f"folder   {result.folder}: config, journal, metrics, snapshot{picture}")
     print("next     zodist inspect " + str(result.folder))
     print(
         f"         zodist replay {result.folder} --out tuned     (base model + journal -> Hugging Face folder)"
