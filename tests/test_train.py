@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from runs import finish, launch, make_place, wait_for
@@ -152,18 +153,25 @@ def test_records_are_16_bytes_a_probe_whatever_the_model(tmp_path):
         assert sent[16, probes] == sent[64, probes] == 10 * 16 * probes // 2
 
 
-def test_a_full_disk_stops_the_run_and_loses_nothing(reference, tmp_path):
-    """A real small file system: the snapshot does not fit, then the disk grows and the run goes on."""
+@contextmanager
+def small_disk(folder, options):
+    """A real file system of 64 kB at a folder; skips where one cannot be mounted."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    small = tmp_path / "run"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True
-    )
+        pytest.skip("mounting a file system needs root")
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True)
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(reference, tmp_path):
+    """The snapshot does not fit, then the disk grows and the run goes on."""
+    with small_disk(tmp_path / "run", "size=64k") as small:
         begun = launch(reference, 1, again(reference, tmp_path))
         assert begun.wait() == [2]
         assert "No space left on device" in begun.error() and str(small) in begun.error()
@@ -172,26 +180,13 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(reference, tmp_path):
         finish(reference, 1, again(reference, tmp_path))
         assert (small / FILES[0]).read_bytes() == reference.file(FILES[0])
         assert (small / FILES[2]).read_bytes() == reference.file(FILES[2])
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=False)
 
 
 def test_a_read_only_folder_is_a_clear_error(reference, tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("mounting a read-only file system needs root")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "run", "ro,size=64k"):
         begun = launch(reference, 1, again(reference, tmp_path))
         assert begun.wait() == [2]
         assert "Read-only file system" in begun.error()
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def test_losses_that_are_not_finite_stop_the_run_with_a_sentence(reference, tmp_path):

@@ -18,7 +18,7 @@ from zodist.errors import ExchangeError, JournalError, TaskError
 from zodist.evaluate import evaluate
 from zodist.exchange import Exchange, open_exchange, share
 from zodist.journal import Journal, make_folder
-from zodist.journal_format import Entry
+from zodist.journal_format import Contents, Entry
 from zodist.methods import Probe
 from zodist.metrics import Metrics, Timings, write_whole
 from zodist.progress import Progress
@@ -95,20 +95,21 @@ class _Run:
         self._step_all(entries)
         return self._finish()
 
-    def _meet(self) -> tuple[bytes, int, dict[str, str]]:
-        """The journal's bytes as worker 0 finds them, and the threads and versions that the run was begun with."""
+    def _meet(self) -> tuple[Contents | None, int, dict[str, str]]:
+        """The journal as worker 0 finds it, if any, and the threads and versions that the run was begun with."""
         path = self.folder / JOURNAL
-        found = b""
+        raw = b""
         if self.first and path.exists():
             try:
-                found = path.read_bytes()
+                raw = path.read_bytes()
             except OSError as error:
                 raise JournalError(f"cannot read the journal {path}: {error.strerror}") from error
-        found = share(self.exchange, found if self.first else None)
+        raw = share(self.exchange, raw if self.first else None)
+        found = None if journal_format.is_torn_header(raw) else journal_format.parse(raw, path)
         threads = self.config.run.threads or budget(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         made_by = versions()
-        if not journal_format.is_torn_header(found):
-            old = journal_format.parse(found, path).header
+        if found is not None:
+            old = found.header
             if not self.config.run.threads:
                 threads = old.get("threads", threads)
             for name, version in old.get("versions", {}).items():
@@ -121,7 +122,7 @@ class _Run:
         threads, made_by = json.loads(everyone)
         return found, threads, made_by
 
-    def _agree(self, head: dict[str, Any], found: bytes) -> list[Entry]:
+    def _agree(self, head: dict[str, Any], found: Contents | None) -> list[Entry]:
         """Open the journal; all workers must be about to do the same run.  Returns the rounds that it holds."""
         path = self.folder / JOURNAL
         theirs = json.loads(share(self.exchange, json.dumps(head).encode() if self.first else None))
@@ -137,11 +138,10 @@ class _Run:
             raise ExchangeError(
                 f"worker {odd[0]} is set up for another run than worker 0; its output says in what"
             )
-        new = journal_format.is_torn_header(found)
         if self.first:
-            self.journal = Journal.create(path, head) if new else Journal.open(path, head)
+            self.journal = Journal.create(path, head) if found is None else Journal.open(path, head)
         self.run = journal_format.run_id(head)
-        return [] if new else journal_format.parse(found, path).entries
+        return [] if found is None else found.entries
 
     def _restore(self, entries: list[Entry]) -> None:
         """Take up the newest snapshot; bring every worker to the step that the most advanced one starts from."""
