@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,8 +193,9 @@ class Launched:
     def kill(self) -> None:
         """SIGKILL to all."""
         for process in self.processes:
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
+            if process.pid is not None:
+                with suppress(ProcessLookupError):  # the fork server may have reaped it by now
+                    os.kill(process.pid, signal.SIGKILL)
         self.wait()
 
     def error(self, worker: int = 0) -> str:
