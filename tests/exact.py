@@ -73,3 +73,12 @@ def stochastic(kind: int, x: np.ndarray, bits: np.ndarray) -> np.ndarray:
     if kind == FLOAT16:  # 13 bits decide; below the smallest normal number the comparison is turned round
         up = np.where(below < 1024, bits / 65536.0 < part, part + (bits >> 3) / 8192.0 >= 1.0)
     return (below + up).astype(np.uint16) | (np.signbit(x).astype(np.uint16) << np.uint16(15))
+
+
+def dress(
+    points: int = 1, *, share: float = 0.0, mean=(), curvature=(), below: float = np.inf, keep: bool = True
+):
+    """What dresses a direction, as the kernels take it; nothing unless asked for."""
+    shares = np.full(points, share, np.float32)
+    arrays = np.array(mean, np.float32), np.array(curvature, np.float32)
+    return shares, *arrays, np.float32(below), keep

@@ -48,7 +48,7 @@ def test_losses_equal_the_dense_functional_reference(family, coded, columns):
     dense = Dense(noise.GAUSSIAN, coded)
     at = points([5 << 16, (5 << 16) + 3] if coded else [11, 12])
     want = [reference(model, params, dense, c, b) for c in at]
-    evaluator = Evaluator(model, params, lambda name, shape: dense)
+    evaluator = Evaluator(model, params, lambda param: dense)
     got = evaluator.losses(at, [b])
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
     clean = evaluator.losses([], [b])
@@ -64,7 +64,7 @@ def test_a_large_matrix_in_pieces_is_the_matrix(family, monkeypatch):
     params, dense = collect(model), Dense(noise.GAUSSIAN, True)
     at = points([5 << 16])
     monkeypatch.setattr(leaves, "PIECE", 100)
-    got = Evaluator(model, params, lambda name, shape: dense).losses(at, [b])
+    got = Evaluator(model, params, lambda param: dense).losses(at, [b])
     np.testing.assert_allclose(got, [reference(model, params, dense, c, b) for c in at], rtol=0, atol=3e-5)
 
 
@@ -74,7 +74,7 @@ def test_a_mixed_combination_adds_up(family):
     model, b = tiny(family), batch()
     params, dense = collect(model), Dense(noise.RADEMACHER, True)
     at = [Combination.of(((3 << 16) + 1, 0.01), (9 << 16, -0.02), ((3 << 16) + 2, 0.005))]
-    got = Evaluator(model, params, lambda name, shape: dense).losses(at, [b])
+    got = Evaluator(model, params, lambda param: dense).losses(at, [b])
     np.testing.assert_allclose(got, [reference(model, params, dense, at[0], b)], rtol=0, atol=3e-5)
 
 
@@ -83,7 +83,7 @@ def test_weights_keep_every_bit_over_100_evaluations(dtype):
     model, b = tiny("llama-tied", dtype), batch()
     params = collect(model)
     before = digest(params)
-    evaluator = Evaluator(model, params, lambda name, shape: Dense(noise.GAUSSIAN, True))
+    evaluator = Evaluator(model, params, lambda param: Dense(noise.GAUSSIAN, True))
     for k in range(100):
         evaluator.losses(points([k << 16]), [b])
     assert digest(params) == before
@@ -96,7 +96,7 @@ def test_a_subset_of_parameters_leaves_the_rest_alone(family):
     dense = Dense(noise.GAUSSIAN, True)
     at = points([5 << 16])
     want = [reference(model, params, dense, c, b) for c in at]
-    got = Evaluator(model, params, lambda name, shape: dense).losses(at, [b])
+    got = Evaluator(model, params, lambda param: dense).losses(at, [b])
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
 
 
@@ -104,8 +104,8 @@ def test_a_parameter_the_method_leaves_out_is_not_perturbed():
     model, b = tiny("llama-untied"), batch()
     params, dense = collect(model), Dense(noise.GAUSSIAN, True)
 
-    def direction(name, shape):
-        return dense if "mlp" in name else None
+    def direction(param):
+        return dense if "mlp" in param.name else None
 
     chosen = [p for p in params if "mlp" in p.name]
     at = points([5 << 16])
@@ -117,7 +117,7 @@ def test_a_parameter_the_method_leaves_out_is_not_perturbed():
 def test_pieces_of_a_batch_give_the_mean_over_examples():
     model = tiny("llama-tied")
     params, dense = collect(model), Dense(noise.GAUSSIAN, True)
-    evaluator = Evaluator(model, params, lambda name, shape: dense)
+    evaluator = Evaluator(model, params, lambda param: dense)
     small, large = batch(2, 11, seed=1), batch(6, 9, seed=2)
     at = points([5 << 16])
     want = (2 * evaluator.losses(at, [small]) + 6 * evaluator.losses(at, [large])) / 8
@@ -129,12 +129,12 @@ def test_bfloat16_slope_keeps_its_sign_and_size():
     model, b = tiny("llama-tied"), batch(16, 16)
     params, dense = collect(model), Dense(noise.RADEMACHER, True)
     at = points([7 << 16])
-    fine = Evaluator(model, params, lambda name, shape: dense)
+    fine = Evaluator(model, params, lambda param: dense)
     want = -float(np.diff(fine.losses(at, [b]))[0])
     fine.close()
     model = model.to(torch.bfloat16)
     params = collect(model)
-    got = -float(np.diff(Evaluator(model, params, lambda name, shape: dense).losses(at, [b]))[0])
+    got = -float(np.diff(Evaluator(model, params, lambda param: dense).losses(at, [b]))[0])
     assert got == pytest.approx(want, rel=0.3)
 
 
@@ -143,7 +143,7 @@ def test_closing_gives_the_model_back():
     params = collect(model)
     with torch.no_grad():
         before = model(b.input_ids, attention_mask=b.attention_mask).logits
-    evaluator = Evaluator(model, params, lambda name, shape: Dense(noise.GAUSSIAN, True))
+    evaluator = Evaluator(model, params, lambda param: Dense(noise.GAUSSIAN, True))
     evaluator.losses(points([1 << 16]), [b])
     with torch.no_grad():
         between = model(b.input_ids, attention_mask=b.attention_mask).logits
@@ -156,7 +156,7 @@ def test_a_module_that_is_bypassed_stops_with_the_parameter_s_name():
     model, b = tiny("llama-untied"), batch()
     mlp = model.model.layers[1].mlp
     mlp.forward = lambda x: torch.nn.functional.linear(x, mlp.up_proj.weight) @ mlp.down_proj.weight.t()
-    evaluator = Evaluator(model, collect(model), lambda name, shape: Dense(noise.GAUSSIAN, True))
+    evaluator = Evaluator(model, collect(model), lambda param: Dense(noise.GAUSSIAN, True))
     with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.gate_proj\.weight.*ran 0 times"):
         evaluator.losses(points([1 << 16]), [b])
 
@@ -171,7 +171,7 @@ def test_an_unknown_module_is_refused_by_name():
 
     model.odd = Odd()
     with pytest.raises(ModelError, match=r"odd\.gain: zodist cannot perturb Odd exactly"):
-        Evaluator(model, collect(model), lambda name, shape: Dense(noise.GAUSSIAN, True))
+        Evaluator(model, collect(model), lambda param: Dense(noise.GAUSSIAN, True))
 
 
 def test_a_pattern_that_matches_nothing_shows_what_names_look_like():

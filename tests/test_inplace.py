@@ -48,7 +48,7 @@ def test_the_slope_is_the_evaluators_for_the_same_direction(family: str) -> None
     params, weights = collect(model), list(model.parameters())
     plus = Combination.of((SEED, EPS))
     batches: list[Any] = [b]
-    evaluator = Evaluator(model, params, lambda name, shape: DENSE)
+    evaluator = Evaluator(model, params, lambda param: DENSE)
     up, down = evaluator.losses([plus, plus * -1.0], batches)
     evaluator.close()
     slope = inplace.step_(

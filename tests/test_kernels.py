@@ -16,8 +16,8 @@ from exact import (
     ROLE,
     ROUND_KEY,
     as_floats,
+    dress,
     moves,
-    random,
     setting,
     stochastic,
     to_words,
@@ -48,7 +48,8 @@ def scratch(kind: int, points: int, rows: int, length: int) -> np.ndarray:
 def run_perturb(kernel, kind, out_kind, words, origin, start, stop, law, keys, tables) -> np.ndarray:
     outs = scratch(out_kind, len(tables), 1, stop - start)
     before = words.copy()
-    kernel(kind, out_kind, words, origin, start, stop, outs, law, keys, tables, PARAM, ROLE)
+    dressed = dress(len(tables))
+    kernel(kind, out_kind, words, origin, start, stop, outs, law, keys, tables, PARAM, ROLE, dressed)
     assert (words == before).all(), "perturb must not touch the weights"
     return outs[:, 0]
 
@@ -90,7 +91,7 @@ def test_rows_equal_the_reference(kind, out_kind, law, origin, starts, length, s
     first = np.array(starts, np.int64) + origin
     outs = scratch(out_kind, len(tables), len(first), length)
     cpu.perturb_rows_serial(
-        kind, out_kind, words, origin, first, length, outs, law, keys, tables, PARAM, ROLE
+        kind, out_kind, words, origin, first, length, outs, law, keys, tables, PARAM, ROLE, dress(len(tables))
     )
     for r, start in enumerate(first.tolist()):
         want = perturbed(kind, out_kind, words, origin, start, start + length, law, keys, tables)
@@ -115,12 +116,10 @@ def test_a_point_without_terms_is_the_weights_themselves(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_without_terms_moves_nothing(kind):
     words, (keys, tables) = weights(kind, 3000), setting(0, 1, 0, 1024)
-    before, buffer, one = words.copy(), np.full(3000, 0.5, np.float32), np.float32(1.0)
-    move = GAUSSIAN, keys, tables[0], PARAM, ROLE, one
+    before, one = words.copy(), np.float32(1.0)
+    move = GAUSSIAN, keys, tables[0], PARAM, ROLE, dress(), one
     cpu.update_serial(kind, words, 0, *move, ROUND_KEY)
     assert (words == before).all()
-    cpu.update_momentum_serial(kind, words, buffer, 0, *move, np.float32(0.5), np.float32(0.0), ROUND_KEY)
-    assert (buffer == 0.25).all() and (words == before).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,19 +132,12 @@ def test_parallel_kernels_give_the_bits_of_the_serial_ones(kind):
     starts = np.arange(20, dtype=np.int64) * 2001 + origin
     rows = [scratch(kind, 2, 20, 2001) for _ in range(2)]
     for kernel, outs in zip((cpu.perturb_rows_serial, cpu.perturb_rows_parallel), rows, strict=True):
-        kernel(kind, kind, words, origin, starts, 2001, outs, GAUSSIAN, keys, tables, PARAM, ROLE)
+        kernel(kind, kind, words, origin, starts, 2001, outs, GAUSSIAN, keys, tables, PARAM, ROLE, dress(2))
     assert (rows[0] == rows[1]).all()
-    decay, beta, rate = np.float32(0.999), np.float32(0.9), np.float32(0.1)
-    moved, heavy, buffers = [words.copy() for _ in range(2)], [words.copy() for _ in range(2)], []
+    decay, moved = np.float32(0.999), [words.copy() for _ in range(2)]
     for k, kernel in enumerate((cpu.update_serial, cpu.update_parallel)):
-        kernel(kind, moved[k], origin, GAUSSIAN, keys, tables[0], PARAM, ROLE, decay, ROUND_KEY)
-    for k, kernel in enumerate((cpu.update_momentum_serial, cpu.update_momentum_parallel)):
-        buffers.append(np.full(n, 0.01, np.float32))
-        law = GAUSSIAN, keys, tables[0], PARAM, ROLE
-        kernel(kind, heavy[k], buffers[k], origin, *law, decay, beta, rate, ROUND_KEY)
+        kernel(kind, moved[k], origin, GAUSSIAN, keys, tables[0], PARAM, ROLE, dress(), decay, ROUND_KEY)
     assert (moved[0] == moved[1]).all() and (moved[0] != words).any()
-    assert (heavy[0] == heavy[1]).all() and (heavy[0] != words).any()
-    assert buffers[0].tobytes() == buffers[1].tobytes()
     name = np.uint64(3)
     assert int(cpu.digest_serial(words, origin, name)) == int(cpu.digest_parallel(words, origin, name))
 
@@ -164,27 +156,10 @@ def test_update_is_one_rounding_of_a_float32_sum(kind, law, origin, n, shape, de
     moved = as_floats(kind, words) * np.float32(decay) - moves(law, keys, tables[0], origin, origin + n)
     bits = noise.numbers(noise.BITS16, int(ROUND_KEY), int(PARAM), noise.ROUNDING, origin, origin + n)
     want = to_words(kind, moved) if kind == FLOAT32 else stochastic(kind, moved, bits)
-    cpu.update_serial(kind, words, origin, law, keys, tables[0], PARAM, ROLE, np.float32(decay), ROUND_KEY)
+    cpu.update_serial(
+        kind, words, origin, law, keys, tables[0], PARAM, ROLE, dress(), np.float32(decay), ROUND_KEY
+    )
     assert (words == want).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=12)
-@given(
-    origin=st.integers(0, 200_000), n=st.integers(1, 3000), shape=SHAPES, decay=st.sampled_from([1.0, 0.999])
-)
-def test_momentum_is_two_float32_steps_and_one_rounding(kind, origin, n, shape, decay):
-    words, (keys, tables) = weights(kind, n), setting(n, 1, *shape[1:])
-    buffer = np.float32(0.1) * random(n).standard_normal(n, np.float32)
-    rates = np.float32(decay), np.float32(0.9), np.float32(0.3)
-    want = rates[1] * buffer + moves(GAUSSIAN, keys, tables[0], origin, origin + n)
-    moved = as_floats(kind, words) * rates[0] - rates[2] * want
-    bits = noise.numbers(noise.BITS16, int(ROUND_KEY), int(PARAM), noise.ROUNDING, origin, origin + n)
-    rounded = to_words(kind, moved) if kind == FLOAT32 else stochastic(kind, moved, bits)
-    law = GAUSSIAN, keys, tables[0], PARAM, ROLE
-    cpu.update_momentum_serial(kind, words, buffer, origin, *law, *rates, ROUND_KEY)
-    assert buffer.tobytes() == want.tobytes()
-    assert (words == rounded).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,7 +168,7 @@ def test_momentum_is_two_float32_steps_and_one_rounding(kind, origin, n, shape, 
 def test_updated_shards_are_the_updated_whole(kind, cuts):
     whole, (keys, tables) = weights(kind, 5000), setting(5, 1, 2, 2048)
     pieces = np.split(whole.copy(), sorted(cuts))
-    move = GAUSSIAN, keys, tables[0], PARAM, ROLE, np.float32(0.99), ROUND_KEY
+    move = GAUSSIAN, keys, tables[0], PARAM, ROLE, dress(), np.float32(0.99), ROUND_KEY
     cpu.update_serial(kind, whole, 0, *move)
     at = 0
     for piece in pieces:
@@ -253,7 +228,7 @@ def test_the_same_weights_elsewhere_have_another_digest():
 
 def test_serial_and_parallel_forms_have_disk_caches_of_their_own():
     """numba's cache knows a function by its name: under one name, one form would be loaded for the other."""
-    for kernel in ("perturb", "perturb_rows", "update", "update_momentum", "digest"):
+    for kernel in ("perturb", "perturb_rows", "update", "digest"):
         forms = [getattr(cpu, f"{kernel}_{form}") for form in ("serial", "parallel")]
         assert len({form.py_func.__qualname__ for form in forms}) == 2
         assert [form.targetoptions.get("parallel", False) for form in forms] == [False, True]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,9 +16,10 @@ from zodist.direction import Combination, coded_tables
 from zodist.methods import METHODS, Outcome
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds, slopes
+from zodist.params import Param, address
 
 COUPLINGS = ["walsh", "independent"]
-D, PARAM = 4096, 0xDEADBEEF
+D, PARAM = 4096, address("w")
 LOSSES = hnp.arrays(np.float64, st.tuples(st.integers(1, 20), st.just(2)), elements=st.floats(0.0, 20.0))
 HOLES = [np.nan, np.inf, -np.inf]
 
@@ -30,6 +34,11 @@ def answer(generator, losses: np.ndarray) -> Outcome:
     with pytest.raises(StopIteration) as stop:
         generator.send(losses)
     return stop.value.value
+
+
+def param(name: str, shape: tuple[int, ...]) -> Param:
+    flat = torch.zeros(math.prod(shape))
+    return Param(name, address(name), shape, flat, flat)
 
 
 def mezo(probes: int, **others) -> MeZO:
@@ -127,8 +136,8 @@ def test_the_same_losses_give_the_same_outcome(losses, coupling):
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_every_parameter_has_the_same_law(law, coupling):
     method = mezo(1, noise=law, coupling=coupling)
-    dense = method.direction("a", (3, 4))
-    assert dense == method.direction("b", (7,))
+    dense = method.direction(param("a", (3, 4)))
+    assert dense == method.direction(param("b", (7,)))
     assert (dense.law, dense.coded, dense.scale) == (noise.LAWS[law], coupling == "walsh", 1.0)
 
 
@@ -150,7 +159,7 @@ def gradient_of_a_loss() -> np.ndarray:
 def estimate(method: MeZO, step: int, g: np.ndarray) -> np.ndarray:
     """One step's estimate, through the method and its tables; losses are float64."""
     generator, probes = ask(method, step)
-    dense = method.direction("w", (D,))
+    dense = method.direction(param("w", (D,)))
     losses = np.array([[combined(dense, point) @ g for point in probe.points[:1]] for probe in probes])
     outcome = answer(generator, np.concatenate([losses, -losses], axis=1))
     return combined(dense, outcome.gradient)
@@ -166,7 +175,7 @@ def combined(dense, combination: Combination) -> np.ndarray:
 def test_the_mean_of_many_estimates_points_along_the_gradient(law):
     """With N directions in all the cosine is about 1 / sqrt(1 + d / N): 0.94 for N = 8 d."""
     g, method, n = gradient_of_a_loss(), mezo(64, noise=law), 64
-    dense = method.direction("w", (D,))
+    dense = method.direction(param("w", (D,)))
     total = np.zeros(D)
     for step in range(8 * D // n):
         generator, probes = ask(method, step)
@@ -183,7 +192,7 @@ def test_a_full_set_of_rademacher_codes_gives_the_gradient_itself():
     """As many codes as weights are an orthogonal basis: what is left is float64 rounding."""
     g = gradient_of_a_loss()[:512]
     method = mezo(512, noise="rademacher")
-    dense = method.direction("w", (512,))
+    dense = method.direction(param("w", (512,)))
     generator, probes = ask(method)
     z = np.stack([dense.values(PARAM, probe.seed, 0, 512) for probe in probes]).astype(np.float64)
     along = 1e-3 * (z @ g)

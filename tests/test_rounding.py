@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exact import HALVES, INFINITY, KINDS, PARAM, ROLE, as_floats, neighbours, random, stochastic, to_words
+from exact import (
+    HALVES,
+    INFINITY,
+    KINDS,
+    PARAM,
+    ROLE,
+    as_floats,
+    dress,
+    neighbours,
+    random,
+    stochastic,
+    to_words,
+)
 
 from zodist import noise
 from zodist.kernels import cpu, tile
@@ -123,7 +135,7 @@ def test_updates_far_below_a_unit_arrive_in_the_mean(kind):
     words = to_words(kind, np.full(n, value))
     rate = np.float32(1.0) - np.float32(1e-3 * unit)
     for step in range(steps):
-        move = GAUSSIAN, np.zeros(1, np.uint64), np.zeros((1, 1024), np.float32), PARAM, ROLE
+        move = GAUSSIAN, np.zeros(1, np.uint64), np.zeros((1, 1024), np.float32), PARAM, ROLE, dress()
         cpu.update_serial(kind, words, 0, *move, rate, np.uint64(noise.derive(7, step, 0, noise.ROUNDING)))
     want = float(value) * float(rate) ** steps
     error = 5.0 * unit * np.sqrt(steps * 1.5e-3 / n)

@@ -30,6 +30,8 @@ class Settings:
     name: str = "sgd"
     lr: float = 1e-3
     momentum: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
     weight_decay: float = 0.0
     schedule: str = "constant"
     warmup: int = 0

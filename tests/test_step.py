@@ -22,6 +22,7 @@ class Rate:
     """Rule settings."""
 
     lr, momentum, weight_decay, schedule, warmup = 0.05, 0.9, 0.01, "linear", 2
+    beta2, epsilon = 0.999, 1e-8
 
 
 def weights(dtype: torch.dtype) -> list[Param]:

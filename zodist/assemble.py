@@ -44,9 +44,10 @@ class Parts:
             self.params, self.method, rule, seed=c.run.seed, steps=c.run.steps, data_lanes=c.batch.data_lanes
         )
 
-    def evaluator(self) -> Evaluator:
-        """The evaluator of the method's directions on this model."""
-        return Evaluator(self.model, self.params, self.method.direction, parallel=self.parallel)
+    def evaluator(self, replica: Replica | None = None) -> Evaluator:
+        """The evaluator of the replica's directions on this model; without a replica, of the weights alone."""
+        laws = {} if replica is None else replica.directions
+        return Evaluator(self.model, self.params, laws, parallel=self.parallel)
 
     def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:
         """Mean losses of a probe's points on some training examples, in pieces of examples_per_forward."""
@@ -57,8 +58,18 @@ class Parts:
         return evaluator.losses(probe.points, batches)
 
 
-def load_parts(config: Config, threads: int) -> Parts:
-    """Load everything that a configuration names.  Raises ZodistError with one sentence where something is amiss."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Loaded:
+    """What a run reads from disk: a base model and a task.  fingerprint: that of the base weights."""
+
+    model: Any
+    tokenizer: Any
+    task: Task
+    fingerprint: str
+
+
+def load(config: Config) -> Loaded:
+    """Read what [model] and [task] name.  Raises ZodistError with one sentence where something is amiss."""
     c = config
     model, tokenizer = load_model(c.model.name, DTYPES[c.model.dtype], c.model.attention)
     task = load_task(
@@ -73,9 +84,15 @@ def load_parts(config: Config, threads: int) -> Parts:
     )
     if not task.train:
         raise TaskError(f"task {c.task.name!r} has no training examples; raise task.train")
-    chosen = params.collect(model, c.model.train, master=c.model.master == "float32")
+    return Loaded(model, tokenizer, task, params.fingerprint(model))
+
+
+def load_parts(config: Config, threads: int, loaded: Loaded | None = None) -> Parts:
+    """Everything that a configuration names.  loaded: its model, with the base weights, and its task, if at hand."""
+    c, found = config, loaded or load(config)
+    chosen = params.collect(found.model, c.model.train, master=c.model.master == "float32")
     method = METHODS[c.method.name].build(c.method.settings)
-    return Parts(c, model, tokenizer, task, chosen, method, params.fingerprint(model), threads > 1)
+    return Parts(c, found.model, found.tokenizer, found.task, chosen, method, found.fingerprint, threads > 1)
 
 
 def versions() -> dict[str, str]:

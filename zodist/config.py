@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,20 +92,25 @@ class Method(Section):
 class Rule(Section):
     """[rule]: how an estimate changes the weights, and the course of the learning rate."""
 
-    name: Literal["sgd", "momentum"] = "sgd"
+    name: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     lr: Annotated[Finite, Field(gt=0)]
     momentum: Annotated[Finite, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[Finite, Field(ge=0, lt=1)] = 0.999
+    epsilon: Annotated[Finite, Field(gt=0)] = 1e-8
     weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Count = 0
 
     @model_validator(mode="after")
-    def _momentum_is_used(self) -> Rule:
-        if self.name == "sgd" and self.momentum != type(self).model_fields["momentum"].default:
-            raise ValueError(
-                f"rule.momentum = {self.momentum} has no effect with rule.name = 'sgd'; set"
-                " rule.name = 'momentum'"
-            )
+    def _every_key_is_used(self) -> Rule:
+        used = {"momentum": ("momentum", "adam"), "beta2": ("adam",), "epsilon": ("adam",)}
+        for key, rules in used.items():
+            value = getattr(self, key)
+            if self.name not in rules and value != type(self).model_fields[key].default:
+                named = " or ".join(repr(rule) for rule in rules)
+                raise ValueError(
+                    f"rule.{key} = {value} has no effect with rule.name = {self.name!r}; set rule.name = {named}"
+                )
         return self
 
 
@@ -126,12 +131,16 @@ class Exchange(Section):
 
 
 class Output(Section):
-    """[output]: evaluations (0: only before and after; 0 examples: all), snapshots (0: none), picture."""
+    """[output]: evaluations (0: only before and after; 0 examples: all), snapshots (0: at the end), picture.
+
+    test: evaluate the test split before and after, if the task has one.  keep: snapshots that stay (0: none is written).
+    """
 
     evaluate_every: Count = 0
     evaluate_examples: Count = 0
+    test: bool = True
     snapshot_every: Count = 100
-    keep: Positive = 2
+    keep: Count = 2
     plot: bool = True
 
 
@@ -189,11 +198,24 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError with the place and the nearest right key or the allowed values.
     """
     path = Path(path)
+    tables, places = read(path)
+    for override in overrides:
+        _override(tables, override, places)
+    return validate(tables, path, places)
+
+
+def read(path: Path) -> tuple[dict[str, Any], Places]:
+    """The tables of a TOML file as they stand, not yet checked, and where each key was written."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read the config {path}: {reason}; name an existing TOML file") from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> tuple[dict[str, Any], Places]:
+    """The tables of a TOML text, not yet checked, and where each key was written; path is for the messages."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -201,10 +223,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         line = re.search(r"line ([0-9]+)", position)
         number = line[1] if line else str(text.count("\n") + 1)
         raise ConfigError(f"{path}:{number}: {what}; correct the TOML") from error
-    places = Places(str(path), text)
-    for override in overrides:
-        _override(tables, override, places)
-    return _validate(tables, path, places)
+    return tables, Places(str(path), text)
 
 
 def _override(tables: dict[str, Any], override: str, places: Places) -> None:
@@ -236,7 +255,8 @@ def _parsed(text: str, is_text: bool) -> Any:
     return found["value"] if plain else text
 
 
-def _validate(tables: dict[str, Any], path: Path, places: Places) -> Config:
+def validate(tables: Mapping[str, Any], path: Path, places: Places) -> Config:
+    """The settings that the tables of a file make.  path: the file whose folder and name they refer to."""
     settings_type = _settings_type(tables, places)
     keys = {name: list(section.model_fields) for name, section in _SECTIONS.items()}
     keys["method"] = ["name", *settings_type.model_fields]
@@ -267,7 +287,7 @@ def _validate(tables: dict[str, Any], path: Path, places: Places) -> Config:
         raise ConfigError(sentence(error, places)) from error
 
 
-def _settings_type(tables: dict[str, Any], places: Places) -> type[BaseModel]:
+def _settings_type(tables: Mapping[str, Any], places: Places) -> type[BaseModel]:
     """The Settings model of the method that the tables name."""
     from zodist.methods import (
         METHODS,  # here, because reading a method's module costs time and this file is read first

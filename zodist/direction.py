@@ -1,19 +1,24 @@
 """Directions as an algebra of seeds: where to evaluate, what a gradient is and what a momentum was are all one type.
 
-A ``Combination`` is a weighted sum of unit directions named by seeds.  What one seed means for one parameter is said
-by a direction law such as ``Dense``; the pair is turned into what kernels eat by ``coded_tables``: base seeds and one
-Walsh table per combination, whatever the number of terms.
+A ``Combination`` is a weighted sum of unit directions named by seeds.  What one seed means for one parameter is a
+``Law``: ``Dense`` numbers, ``Dressed`` ones (masked, shifted, preconditioned element by element), or the matrix laws of
+zodist.matrix.  A law lays combinations out for the kernels (``Laid``): base seeds and one Walsh table per combination,
+whatever the number of terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from zodist import noise
+from zodist.kernels import cpu
+from zodist.params import KINDS, Param, as_words
 
 
 class Term(NamedTuple):
@@ -50,8 +55,47 @@ class Combination:
         return Combination(self.seeds, self.weights * factor)
 
 
+Cache = dict[Any, Any]  # what the parameters of one forward or one update share, such as Walsh tables
+NONE, EVERYTHING = np.empty(0, np.float32), np.float32(np.inf)
+
+
+class Laid(ABC):
+    """Some combinations of one parameter's directions, ready for the kernels."""
+
+    grain = 1  # ranges begin and end at multiples of it
+    still = False  # whether every combination is zero here, so that the weights themselves will do
+
+    @abstractmethod
+    def write_(
+        self,
+        param: Param,
+        start: int,
+        stop: int,
+        out: torch.Tensor,
+        *,
+        add: bool = True,
+        parallel: bool = False,
+    ) -> None:
+        """Numbers start .. stop - 1 at every combination into out, [combinations, stop - start], contiguous.
+
+        add: weights plus direction, rounded to out's dtype; else the direction alone.
+        """
+
+    @abstractmethod
+    def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
+        """Some rows of a matrix at every combination into out, [combinations, rows, width], contiguous."""
+
+
+class Law(ABC):
+    """What a seed means for one parameter."""
+
+    @abstractmethod
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> Laid:
+        """Lay out combinations; cache: shared by the parameters that are laid out for the same combinations."""
+
+
 @dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(Law):
     """Independent numbers of one law for every weight of a parameter.
 
     law: noise.GAUSSIAN or noise.RADEMACHER.  coded: seeds carry Walsh codes (zodist.noise), else each seed is a
@@ -66,6 +110,121 @@ class Dense:
         """The numbers start .. stop - 1 of the direction of one seed, float32: the reference for the kernels."""
         z = noise.direction(self.law, seed, param, start, stop, coded=self.coded)
         return z * np.float32(self.scale)
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
+        """One set of tables serves every parameter of this law."""
+        if self not in cache:
+            cache[self] = LaidDense(self.law, *coded_tables(self, combinations))
+        return cache[self]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dressed(Law):
+    """Dense numbers changed element by element: (numbers + mean) / sqrt(curvature), and 0 where |weight| > below.
+
+    mean, curvature: float32 over the held numbers of the parameter, or empty; a method may change them in place between
+    steps.  A combination adds the mean once per unit of its summed weights.  weigh: factors of seeds for this parameter,
+    uint64 [n] -> float64 [n], such as a block mask.
+    """
+
+    noise: Dense
+    mean: np.ndarray = field(default_factory=lambda: NONE)
+    curvature: np.ndarray = field(default_factory=lambda: NONE)
+    below: np.float32 = EVERYTHING
+    weigh: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
+        """Tables are shared with plain directions of the same noise unless seeds are weighed."""
+        if self.weigh is None:
+            if self.noise not in cache:
+                cache[self.noise] = LaidDense(self.noise.law, *coded_tables(self.noise, combinations))
+            keys, tables = cache[self.noise].keys, cache[self.noise].tables
+        else:
+            weighed = [Combination(c.seeds, c.weights * self.weigh(c.seeds)) for c in combinations]
+            if not any(c.weights.any() for c in weighed):
+                weighed = [Combination.of() for _ in weighed]
+            keys, tables = coded_tables(self.noise, weighed)
+        shares = np.array([c.weights.sum() for c in combinations], np.float32)
+        return LaidDense(self.noise.law, keys, tables, shares, self.mean, self.curvature, self.below)
+
+
+class LaidDense(Laid):
+    """Base seeds and Walsh tables, with what dresses them."""
+
+    def __init__(
+        self,
+        law: int,
+        keys: np.ndarray,
+        tables: np.ndarray,
+        shares: np.ndarray = NONE,
+        mean: np.ndarray = NONE,
+        curvature: np.ndarray = NONE,
+        below: np.float32 = EVERYTHING,
+    ) -> None:
+        """keys uint64 [S]; tables float32 [combinations, S, L]; the dress as the kernels take it."""
+        self.law, self.keys, self.tables = law, keys, tables
+        if not len(shares):
+            shares = np.zeros(len(tables), np.float32)
+        self.dress = (shares, mean, curvature, below)
+        self.still = len(keys) == 0 and not len(mean)
+
+    def write_(
+        self,
+        param: Param,
+        start: int,
+        stop: int,
+        out: torch.Tensor,
+        *,
+        add: bool = True,
+        parallel: bool = False,
+    ) -> None:
+        """One pass over the range."""
+        kernel = cpu.perturb_parallel if parallel and stop - start > cpu.SMALL else cpu.perturb_serial
+        outs = as_words(out).reshape(len(out), 1, stop - start)
+        kernel(
+            param.kind,
+            KINDS[out.dtype],
+            param.words,
+            param.origin,
+            start,
+            stop,
+            outs,
+            self.law,
+            self.keys,
+            self.tables,
+            np.uint64(param.id),
+            np.uint64(noise.Z),
+            (*self.dress, add),
+        )
+
+    def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
+        """Rows that are not named are never touched."""
+        width = param.shape[-1]
+        kernel = cpu.perturb_rows_parallel if parallel else cpu.perturb_rows_serial
+        kernel(
+            param.kind,
+            KINDS[out.dtype],
+            param.words,
+            param.origin,
+            (index * width).numpy(),
+            width,
+            as_words(out).reshape(out.shape),
+            self.law,
+            self.keys,
+            self.tables,
+            np.uint64(param.id),
+            np.uint64(noise.Z),
+            (*self.dress, True),
+        )
+
+    def update_(
+        self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
+    ) -> None:
+        """Weights <- weights * decay - the first combination, in one fused pass."""
+        kernel = cpu.update_parallel if parallel and param.weights.numel() > cpu.SMALL else cpu.update_serial
+        name, role = np.uint64(param.id), np.uint64(noise.Z)
+        move = self.law, self.keys, self.tables[0], name, role, (*self.dress, True), decay, rounding
+        kernel(param.kind, param.words, param.origin, *move)
 
 
 def coded_tables(dense: Dense, combinations: Sequence[Combination]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ takes over only while a frame is active.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zodist.direction import Combination, Dense
+from zodist.direction import Combination, Law
 from zodist.errors import ModelError
 from zodist.leaves import Frame, head, kind_of
 from zodist.params import Param
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Evaluator:
     """Evaluates a transformers causal language model at points given as combinations of seeds.
 
-    direction: what a seed means for a parameter's name and shape (a method's).  parallel: use numba's threads.
+    laws: what a seed means for a parameter, as a function of it or by its id.  parallel: use numba's threads.
     Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
     """
 
@@ -36,13 +36,14 @@ class Evaluator:
         self,
         model: Any,
         params: Sequence[Param],
-        direction: Callable[[str, tuple[int, ...]], Dense | None],
+        laws: Callable[[Param], Law | None] | Mapping[int, Law | None],
         *,
         parallel: bool = False,
     ) -> None:
         self.model = model
         self.params = {p.name: p for p in params}
-        self.frame = Frame({p.id: direction(p.name, p.shape) for p in params}, parallel)
+        known = laws if isinstance(laws, Mapping) else {p.id: laws(p) for p in params}
+        self.frame = Frame(known, parallel)
         self._accepted = set(inspect.signature(model.forward).parameters)
         if "logits_to_keep" not in self._accepted:
             raise ModelError(

@@ -7,7 +7,7 @@ by name when the evaluator is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +17,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from zodist.direction import Combination, Dense, coded_tables
+from zodist.direction import Cache, Combination, Laid, Law
 from zodist.errors import ModelError
-from zodist.kernels import cpu
-from zodist.noise import Z
-from zodist.params import KINDS, Param, as_words
+from zodist.params import Param
 
 PIECE = 1 << 21  # numbers of a large matrix at a time: they stay in cache between noise and GEMM
 
@@ -32,31 +30,34 @@ Forward = Callable[..., torch.Tensor]
 class Frame:
     """What one forward is about: its points, its scratch, what was seen.  One per evaluator, reset for each forward."""
 
-    directions: dict[int, Dense | None]
+    laws: Mapping[int, Law | None]
     parallel: bool
     points: Sequence[Combination] = ()
     columns: torch.Tensor | None = None
     stack: int = 0
     active: bool = False
     calls: dict[str, int] = field(default_factory=dict)
-    _tables: dict[Dense, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    _cache: Cache = field(default_factory=dict)
+    _laid: dict[int, Laid] = field(default_factory=dict)
     _scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
 
     def start(self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None) -> None:
         """Begin a forward of ``stack`` rows at these points (none: at the weights); equal points keep their tables."""
         if points is not self.points:
-            self._tables.clear()
+            self._cache.clear()
+            self._laid.clear()
         self.points, self.stack, self.columns, self.active = points, stack, columns, True
         self.calls.clear()
 
-    def tables(self, param: Param) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """Law, keys and tables of the points for one parameter; None where the method leaves it alone."""
-        dense = self.directions[param.id]
-        if dense is None:
-            return None
-        if dense not in self._tables:
-            self._tables[dense] = coded_tables(dense, self.points)
-        return dense.law, *self._tables[dense]
+    def laid(self, param: Param) -> Laid | None:
+        """The points' directions for one parameter; None where the weights themselves will do."""
+        found = self._laid.get(param.id)
+        if found is None:
+            law = self.laws.get(param.id)
+            if law is None:
+                return None
+            found = self._laid[param.id] = law.lay(param, self.points, self._cache)
+        return None if found.still else found
 
     def scratch(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """A buffer of this shape; the next call with the same dtype overwrites it."""
@@ -72,56 +73,20 @@ class Frame:
 
     def span(self, param: Param, start: int, stop: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Numbers start .. stop - 1 of a parameter at every point: [points, stop - start], in scratch."""
-        dtype = dtype or param.model.dtype
-        out = self.scratch(dtype, len(self.points), 1, stop - start)
-        known = self.tables(param)
-        if known is None:
-            return out.copy_(param.weights[start:stop]).view(len(self.points), -1)
-        law, keys, tables = known
-        kernel = cpu.perturb_parallel if self.parallel and stop - start > cpu.SMALL else cpu.perturb_serial
-        words = as_words(out).reshape(out.shape)
-        kernel(
-            param.kind,
-            KINDS[dtype],
-            param.words,
-            0,
-            start,
-            stop,
-            words,
-            law,
-            keys,
-            tables,
-            np.uint64(param.id),
-            np.uint64(Z),
-        )
-        return out.view(len(self.points), -1)
+        out = self.scratch(dtype or param.model.dtype, len(self.points), stop - start)
+        laid = self.laid(param)
+        if laid is None:
+            return out.copy_(param.weights[start:stop])
+        laid.write_(param, start, stop, out, parallel=self.parallel)
+        return out
 
     def rows(self, param: Param, index: torch.Tensor) -> torch.Tensor:
         """Some rows of a matrix at every point: [points, rows, width].  Rows not named are never touched."""
-        width = param.shape[-1]
-        known = self.tables(param)
-        if known is None:
+        laid = self.laid(param)
+        if laid is None:
             return param.model.view(param.shape)[index].expand(len(self.points), -1, -1)
-        out = self.scratch(param.model.dtype, len(self.points), len(index), width)
-        law, keys, tables = known
-        starts = (index * width).numpy()
-        kernel = cpu.perturb_rows_parallel if self.parallel else cpu.perturb_rows_serial
-        words = as_words(out).reshape(out.shape)
-        name, role = np.uint64(param.id), np.uint64(Z)
-        kernel(
-            param.kind,
-            KINDS[param.model.dtype],
-            param.words,
-            0,
-            starts,
-            width,
-            words,
-            law,
-            keys,
-            tables,
-            name,
-            role,
-        )
+        out = self.scratch(param.model.dtype, len(self.points), len(index), param.shape[-1])
+        laid.rows_(param, index, out, parallel=self.parallel)
         return out
 
 
@@ -176,7 +141,7 @@ def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) ->
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         points, stacked = len(frame.points), _stack(frame, x, path)
-        if weight is None:
+        if weight is None or frame.laid(weight) is None:
             y = stacked @ module.weight.t()
         elif weight.weights.numel() <= 2 * PIECE:
             y = torch.bmm(stacked, frame.whole(weight).transpose(1, 2))
@@ -202,7 +167,8 @@ def conv1d(frame: Frame, module: Conv1D, own: dict[str, Param], path: str) -> Fo
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         stacked = _stack(frame, x, path)
-        y = stacked @ module.weight if weight is None else torch.bmm(stacked, frame.whole(weight))
+        still = weight is None or frame.laid(weight) is None
+        y = stacked @ module.weight if still else torch.bmm(stacked, frame.whole(weight))
         y.add_(module.bias if bias is None else frame.whole(bias).unsqueeze(1))
         return y.view(*x.shape[:-1], -1)
 

@@ -1,4 +1,7 @@
-"""Update rules: how an estimate moves the weights, in one fused pass per parameter.
+"""Update rules: how an estimate moves the weights.
+
+What a dense gradient does under sgd is one pass over the weights; every other pair of law and rule writes the gradient in
+pieces of ``PIECE`` numbers that stay in cache.
 
 theta <- theta * (1 - lr * weight_decay) - lr * g, summed in float32 and rounded once; 16-bit weights are rounded
 stochastically with addressed bits (role ``rounding``, keyed by run and step), because lr * g is far below half a unit in
@@ -15,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from zodist.direction import Combination, Dense, coded_tables
+from zodist.direction import Cache, Combination, Laid, LaidDense, Law
 from zodist.kernels import cpu
-from zodist.noise import Z
+from zodist.kernels import rules as kernels
 from zodist.params import Param
 
 
@@ -28,6 +31,10 @@ class RuleSettings(Protocol):
     def lr(self) -> float: ...
     @property
     def momentum(self) -> float: ...
+    @property
+    def beta2(self) -> float: ...
+    @property
+    def epsilon(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
     @property
@@ -48,40 +55,71 @@ def schedule(settings: RuleSettings, step: int, steps: int) -> float:
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+PIECE = 1 << 18  # numbers of a gradient at a time
+
+
 class Rule(ABC):
     """Applies gradients to the held weights."""
 
     def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
         self.settings, self.params, self.parallel = settings, params, parallel
+        self._gradient = torch.empty(0)
 
-    def apply_(
-        self, gradient: Combination, directions: Mapping[int, Dense | None], lr: float, rounding: int
-    ) -> None:
-        """Move every parameter that has a direction; rounding: the step's 64-bit seed for stochastic rounding."""
-        tables: dict[Dense, tuple[np.ndarray, np.ndarray]] = {}
-        decay = np.float32(1.0 - lr * self.settings.weight_decay)
+    def apply_(self, gradient: Combination, laws: Mapping[int, Law | None], lr: float, rounding: int) -> None:
+        """Move every parameter that has a law; rounding: the step's 64-bit seed for stochastic rounding."""
+        cache: Cache = {}
+        decay, key = np.float32(1.0 - lr * self.settings.weight_decay), np.uint64(rounding)
         for param in self.params:
-            dense = directions[param.id]
-            if dense is None:
-                continue
-            if dense not in tables:
-                keys, table = coded_tables(dense, [self.scaled(gradient, lr)])
-                tables[dense] = keys, table[0]
-            keys, table = tables[dense]
-            self.move_(param, dense.law, keys, table, decay, lr, np.uint64(rounding))
-            param.publish()
+            law = laws[param.id]
+            if law is not None:
+                self.fold_(param, law, gradient, cache, decay, lr, key)
+                param.publish()
 
-    def worth_threads(self, param: Param) -> bool:
-        """Whether waking the thread pool costs less than it saves on a parameter of this size."""
-        return self.parallel and param.weights.numel() > cpu.SMALL
+    def fold_(
+        self,
+        param: Param,
+        law: Law,
+        gradient: Combination,
+        cache: Cache,
+        decay: np.float32,
+        lr: float,
+        key: np.uint64,
+    ) -> None:
+        """Write the gradient of one parameter piece by piece, and move each piece."""
+        self.sweep_(param, law.lay(param, [gradient], cache), decay, lr, key)
+
+    def sweep_(self, param: Param, laid: Laid, decay: np.float32, lr: float, key: np.uint64) -> None:
+        """The pieces of a parameter whose gradient is laid out as it stands."""
+        numbers = param.weights.numel()
+        size = max(laid.grain, PIECE // laid.grain * laid.grain)
+        if self._gradient.numel() < min(size, numbers):
+            self._gradient = torch.empty(min(size, numbers))
+        words = param.words
+        for start in range(0, numbers, size):
+            stop = min(start + size, numbers)
+            piece = self._gradient[: stop - start].view(1, -1)
+            laid.write_(
+                param, param.origin + start, param.origin + stop, piece, add=False, parallel=self.parallel
+            )
+            self.move_(param, words[start:stop], start, stop, piece[0].numpy(), decay, lr, key)
 
     @abstractmethod
-    def scaled(self, gradient: Combination, lr: float) -> Combination:
-        """The combination whose tables the kernel takes."""
+    def move_(
+        self,
+        param: Param,
+        words: np.ndarray,
+        start: int,
+        stop: int,
+        gradient: np.ndarray,
+        decay: np.float32,
+        lr: float,
+        key: np.uint64,
+    ) -> None:
+        """Run the rule's kernel on held numbers start .. stop - 1, given their words and their gradient."""
 
-    @abstractmethod
-    def move_(self, param, law, keys, table, decay, lr, rounding) -> None:
-        """Run the kernel on one parameter."""
+    def many(self, words: np.ndarray) -> bool:
+        """Whether waking the thread pool costs less than it saves on so many numbers."""
+        return self.parallel and words.size > cpu.SMALL
 
     def state(self) -> dict[str, torch.Tensor]:
         """The rule's own state by name, for a snapshot."""
@@ -96,15 +134,33 @@ class Rule(ABC):
 class Sgd(Rule):
     """Plain steps along the estimate.  State: none."""
 
-    def scaled(self, gradient: Combination, lr: float) -> Combination:
-        """lr times the gradient, in float64 before the tables are rounded."""
-        return gradient * lr
+    def fold_(self, param, law, gradient, cache, decay, lr, key) -> None:
+        """One fused pass where the law is dense; lr goes into the tables, in float64 before they are rounded."""
+        if "scaled" not in cache:
+            cache["scaled"] = gradient * lr
+        laid = law.lay(param, [cache["scaled"]], cache)
+        if isinstance(laid, LaidDense):
+            laid.update_(param, decay, key, parallel=self.parallel)
+        else:
+            self.sweep_(param, laid, decay, 1.0, key)
 
-    def move_(self, param, law, keys, table, decay, lr, rounding) -> None:
-        """One fused pass."""
-        kernel = cpu.update_parallel if self.worth_threads(param) else cpu.update_serial
-        name, role = np.uint64(param.id), np.uint64(Z)
-        kernel(param.kind, param.words, param.origin, law, keys, table, name, role, decay, rounding)
+    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
+        """Weights <- weights * decay - lr * gradient."""
+        kernel = kernels.sgd_parallel if self.many(words) else kernels.sgd_serial
+        kernel(
+            param.kind, words, param.origin + start, gradient, np.uint64(param.id), decay, np.float32(lr), key
+        )
+
+
+class Sign(Rule):
+    """Steps of one size along the estimate's signs (Liu et al. 2019, ZO-signSGD).  State: none."""
+
+    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
+        """Weights <- weights * decay - lr * sign(gradient)."""
+        kernel = kernels.sign_parallel if self.many(words) else kernels.sign_serial
+        kernel(
+            param.kind, words, param.origin + start, gradient, np.uint64(param.id), decay, np.float32(lr), key
+        )
 
 
 class Momentum(Rule):
@@ -114,21 +170,51 @@ class Momentum(Rule):
         super().__init__(settings, params, parallel=parallel)
         self.buffers = {p.name: torch.zeros(p.weights.numel(), dtype=torch.float32) for p in params}
 
-    def scaled(self, gradient: Combination, lr: float) -> Combination:
-        """The gradient itself: lr acts on the buffer."""
-        return gradient
-
-    def move_(self, param, law, keys, table, decay, lr, rounding) -> None:
-        """One fused pass over weights and buffer."""
-        kernel = cpu.update_momentum_parallel if self.worth_threads(param) else cpu.update_momentum_serial
-        buffer, name, role = self.buffers[param.name].numpy(), np.uint64(param.id), np.uint64(Z)
-        beta, rate = np.float32(self.settings.momentum), np.float32(lr)
-        words, origin = param.words, param.origin
-        kernel(param.kind, words, buffer, origin, law, keys, table, name, role, decay, beta, rate, rounding)
+    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
+        """One pass over weights and buffer."""
+        kernel = kernels.momentum_parallel if self.many(words) else kernels.momentum_serial
+        buffer = self.buffers[param.name].numpy()[start:stop]
+        beta, rate, name = np.float32(self.settings.momentum), np.float32(lr), np.uint64(param.id)
+        kernel(param.kind, words, param.origin + start, gradient, buffer, name, decay, beta, rate, key)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The buffers, by parameter name."""
         return dict(self.buffers)
 
 
-RULES: Mapping[str, type[Rule]] = {"sgd": Sgd, "momentum": Momentum}
+class Adam(Rule):
+    """Adam with decoupled decay (Kingma and Ba 2015; Loshchilov and Hutter 2019).
+
+    rule.momentum is its beta1.  State: two moments, float32, 8 bytes a weight, and the number of steps.
+    """
+
+    def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
+        super().__init__(settings, params, parallel=parallel)
+        self.first = {p.name: torch.zeros(p.weights.numel(), dtype=torch.float32) for p in params}
+        self.second = {p.name: torch.zeros(p.weights.numel(), dtype=torch.float32) for p in params}
+        self.steps = torch.zeros(1, dtype=torch.int64)
+
+    def apply_(self, gradient: Combination, laws: Mapping[int, Law | None], lr: float, rounding: int) -> None:
+        """Count the step: the bias correction depends on it."""
+        self.steps += 1
+        super().apply_(gradient, laws, lr, rounding)
+
+    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
+        """One pass over weights and moments."""
+        kernel = kernels.adam_parallel if self.many(words) else kernels.adam_serial
+        s, t = self.settings, int(self.steps)
+        first, second = (held[param.name].numpy()[start:stop] for held in (self.first, self.second))
+        rate, root = np.float32(lr / (1.0 - s.momentum**t)), np.float32(1.0 / (1.0 - s.beta2**t))
+        betas, name = (np.float32(s.momentum), np.float32(s.beta2)), np.uint64(param.id)
+        at, rest = param.origin + start, (rate, root, np.float32(s.epsilon), key)
+        kernel(param.kind, words, at, gradient, first, second, name, decay, *betas, *rest)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Moments by parameter name, and the count."""
+        moments = {f"first/{name}": value for name, value in self.first.items()}
+        return (
+            moments | {f"second/{name}": value for name, value in self.second.items()} | {"steps": self.steps}
+        )
+
+
+RULES: Mapping[str, type[Rule]] = {"sgd": Sgd, "momentum": Momentum, "adam": Adam, "sign": Sign}

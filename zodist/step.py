@@ -37,14 +37,19 @@ class Answer(Protocol):
 
 
 class Replica:
-    """Weights, rule and method of one worker; ``advance`` folds one step in."""
+    """Weights, rule and method of one worker; ``advance`` folds one step in.
+
+    directions: the method's laws for probes, by parameter id, for the evaluator; updates: those of its gradients.
+    """
 
     def __init__(
         self, params: Sequence[Param], method: Method, rule: Rule, *, seed: int, steps: int, data_lanes: int
     ) -> None:
         self.params, self.method, self.rule = params, method, rule
         self.seed, self.steps, self.data_lanes = seed, steps, data_lanes
-        self.directions = {p.id: method.direction(p.name, p.shape) for p in params}
+        method.begin(params)
+        self.directions = {p.id: method.direction(p) for p in params}
+        self.updates = {p.id: method.update(p) for p in params}
         self.step = 0
 
     def advance(self, answer: Answer) -> Outcome:
@@ -74,7 +79,9 @@ class Replica:
                 f"{t} steps; lower rule.lr or method.eps, or use model.dtype = 'bfloat16' or 'float32'"
             )
         rounding = noise.derive(self.seed, t, 0, noise.ROUNDING)
-        self.rule.apply_(outcome.gradient, self.directions, lr, rounding)
+        self.rule.apply_(outcome.gradient, self.updates, lr, rounding)
+        if outcome.then is not None:
+            outcome.then()
         self.step = t + 1
         return outcome
 
@@ -123,7 +130,7 @@ class Replayed:
         entry = next(self._entries, None)
         if entry is None:
             raise JournalError(f"the journal ends before step {step} round {round}")
-        shape = (len(probes) * self.data_lanes, len(probes[0].points))
+        shape = (len(probes) * self.data_lanes, probes[0].losses)
         if (entry.step, entry.round, entry.values.shape) != (step, round, shape) or entry.lr != lr:
             raise JournalError(
                 f"step {step} round {round} asks for losses {shape} at lr {lr!r}; the journal has step {entry.step} "
@@ -155,7 +162,7 @@ class Live:
 
     def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
         """Evaluate this worker's share, gather everybody's, write it down."""
-        items, points = len(probes) * self.data_lanes, len(probes[0].points)
+        items, points = len(probes) * self.data_lanes, probes[0].losses
         worker, workers = self.exchange.worker, self.exchange.workers
         seeds = np.array([probe.seed for probe in probes for _ in range(self.data_lanes)], np.uint64)
         mine = range(worker, items, workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zodist import journal_format, params, snapshot
-from zodist.assemble import header, load_parts, versions
+from zodist.assemble import Loaded, header, load_parts, versions
 from zodist.config import Config
 from zodist.errors import ExchangeError, JournalError, TaskError
 from zodist.evaluate import evaluate
@@ -43,15 +44,24 @@ class Result:
     workers: int
 
 
-def train(config: Config, *, quiet: bool = False) -> Result:
+def train(
+    config: Config,
+    *,
+    quiet: bool = False,
+    loaded: Loaded | None = None,
+    known: Sequence[dict[str, Any]] = (),
+) -> Result:
     """Run a configuration to its last step, from wherever its journal stands.
+
+    loaded: the configuration's base model and task, if they are in memory; the model's trained weights change.  known:
+    evaluations of the base model that need not be made again, as they stand in metrics.jsonl.
 
     Every worker calls this; worker 0 writes the files.  Raises ZodistError where the user has to act; the journal is
     intact then, and the same command goes on.
     """
     exchange = open_exchange(config.exchange.kind, config.exchange.timeout_s)
     try:
-        with_run = _Run(config, exchange, quiet)
+        with_run = _Run(config, exchange, quiet, loaded, known)
         try:
             return with_run.go()
         finally:
@@ -63,8 +73,15 @@ def train(config: Config, *, quiet: bool = False) -> Result:
 class _Run:
     """One session of a run on one worker."""
 
-    def __init__(self, config: Config, exchange: Exchange, quiet: bool) -> None:
-        self.config, self.exchange = config, exchange
+    def __init__(
+        self,
+        config: Config,
+        exchange: Exchange,
+        quiet: bool,
+        loaded: Loaded | None,
+        known: Sequence[dict[str, Any]],
+    ) -> None:
+        self.config, self.exchange, self.loaded, self.given = config, exchange, loaded, known
         self.folder, self.first = Path(config.run.folder), exchange.worker == 0
         self.journal: Journal | None = None
         self.metrics: Metrics | None = None
@@ -83,17 +100,20 @@ class _Run:
         self.progress.say(f"loading {self.config.model.name} and task {self.config.task.name}")
         found, threads, made_by = self._meet()
         set_threads(threads)
-        self.parts = load_parts(self.config, threads)
+        self.parts = load_parts(self.config, threads, self.loaded)
         for warning in self.parts.task.warnings:
             self.progress.say(f"warning: {warning}")
         head = header(self.parts, threads, made_by)
         entries = self._agree(head, found)
-        self.evaluator = self.parts.evaluator()
         self.replica = self.parts.replica()
-        self._restore(entries)
-        self._open_files()
-        self._step_all(entries)
-        return self._finish()
+        self.evaluator = self.parts.evaluator(self.replica)
+        try:
+            self._restore(entries)
+            self._open_files()
+            self._step_all(entries)
+            return self._finish()
+        finally:
+            self.evaluator.close()  # a loaded model may serve another run
 
     def _meet(self) -> tuple[Contents | None, int, dict[str, str]]:
         """The journal as worker 0 finds it, if any, and the threads and versions that the run was begun with."""
@@ -174,7 +194,7 @@ class _Run:
             write_whole(self.folder / CONFIG, self.config.to_toml())
             self.metrics = Metrics(self.folder / METRICS, self.start)
             self.timings = Timings(self.folder / TIMINGS, self.exchange.workers, self.start)
-            known = self.metrics.evaluations
+            known = [*self.given, *self.metrics.evaluations]
         known = json.loads(share(self.exchange, json.dumps(known).encode() if self.first else None))
         self.known = {(line["step"], line["split"]): line for line in known}
         self.scores = {
@@ -182,7 +202,7 @@ class _Run:
         }
         task = self.parts.task
         self.splits = {"validation": task.validation, "test": task.test}
-        self.final = "test" if task.test else "validation"
+        self.final = "test" if task.test and self.config.output.test else "validation"
         if not self.splits[self.final]:
             raise TaskError(
                 f"task {task.name!r} has no examples to evaluate on; set task.validation or task.test above 0"
@@ -192,7 +212,7 @@ class _Run:
         c, task = self.config, self.parts.task
         pending = [e for e in entries if e.step >= self.start]
         self.forwards, self.lr, self.answered = (
-            sum(e.values.size for e in entries if e.step < self.start),
+            sum(self.replica.method.count(e.values) for e in entries if e.step < self.start),
             0.0,
             0.0,
         )
@@ -215,10 +235,11 @@ class _Run:
                 began = time.monotonic()
                 values = live(step, round, lr, probes, lanes)
                 self.answered = time.monotonic() - began
-            self.forwards += values.size
+            self.forwards += self.replica.method.count(values)
             self.lr = lr
             return values
 
+        trained, trained_s = 0, 0.0  # steps of this session that were not replayed, and what they took
         if self.start == 0:
             self._evaluations(0)
         elif self.start == c.run.steps:
@@ -227,15 +248,17 @@ class _Run:
             replaying = self.left > 0
             began = time.monotonic()
             outcome = self.replica.advance(answer)
-            t = self.replica.step
+            t, total = self.replica.step, time.monotonic() - began
+            if not replaying:
+                trained, trained_s = trained + 1, trained_s + total
             line = {"loss": outcome.loss, "slope": outcome.slope, "lr": self.lr, "forwards": self.forwards}
             if outcome.skipped:
                 line["skipped"] = outcome.skipped
             self._write({"step": t, **line})
             self.progress.step(t, outcome, self.exchange.sent, replaying)
             if self.timings is not None and not replaying and (t % 10 == 0 or t == c.run.steps):
-                total = time.monotonic() - began
                 spent = {"answer_s": round(self.answered, 4), "update_s": round(total - self.answered, 4)}
+                spent |= {"trained": trained, "trained_s": round(trained_s, 4)}
                 traffic = {
                     "sent": self.exchange.sent,
                     "received": self.exchange.received,
@@ -251,7 +274,7 @@ class _Run:
             self._compare_digests(t)
         self._evaluations(t)
         due = (c.output.snapshot_every and t % c.output.snapshot_every == 0) or last
-        if due and self.first and not (replaying and not last):
+        if due and c.output.keep and self.first and not (replaying and not last):
             snapshot.save(self.folder, t, self.replica.state(), self.run, c.output.keep)
 
     def _evaluations(self, t: int) -> None:

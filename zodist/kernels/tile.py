@@ -161,6 +161,16 @@ def encode_stochastic(kind, x, bits, words):
             words[j] = _half(f32(x[j]).view(u32), u32(u32(bits[j]) >> u32(3)), f32(bits[j]) * f32(2.0**-16))
 
 
+@compile_tile
+def settle(kind, x, words, round_key, param, tile, a, b, bits, w):
+    """New weights into words, places a .. b - 1 of a tile: 16-bit kinds rounded with addressed bits (scratch bits, w)."""
+    if kind == FLOAT32:
+        encode(kind, x, words)
+    else:
+        fill_bits16(round_key, param, tile, bits, w)
+        encode_stochastic(kind, x, bits[a:b], words)
+
+
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _half(b, add, below):
     """A float16 word from float32 bits: ``add`` rounds the normal range; subnormals round at ``below`` (< 0: to even)."""

@@ -8,7 +8,7 @@ random numbers.  So training, replay and recovery drive the same code, and two-r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from zodist.direction import Combination, Dense
+from zodist.direction import Combination, Law
 from zodist.methods.steps import StepSeeds
+from zodist.params import Param
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,23 @@ class Probe:
     """Points that share one batch.
 
     seed: what the wire record is named by.  points: where to evaluate, seen from the weights; an empty combination is
-    the weights themselves.
+    the weights themselves.  singly: point j belongs to example j of the batch alone, and is evaluated at plus and minus
+    itself in two forwards; the losses are then, on top of the mean, the difference of each example, and last the mean.
     """
 
     seed: int
     points: tuple[Combination, ...]
+    singly: bool = False
+
+    @property
+    def losses(self) -> int:
+        """How many losses the probe is answered with."""
+        return len(self.points) + self.singly
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of one batch."""
+        return 2 if self.singly else len(self.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +52,15 @@ class Outcome:
     """What a step decided.
 
     gradient: the estimate.  loss: mean loss of the probes, nats.  slope: root mean square of the measured slopes, nats
-    per weight unit.  skipped: probes left out because a loss was not finite.
+    per weight unit.  skipped: probes left out because a loss was not finite.  then: the change of the method's state that
+    has to wait until the weights have moved, because the update's directions depend on the old state.
     """
 
     gradient: Combination
     loss: float
     slope: float
     skipped: int = 0
+    then: Callable[[], None] | None = None
 
 
 Step = Generator[tuple[Probe, ...], np.ndarray, Outcome]
@@ -64,23 +79,42 @@ class Method(ABC):
     paper: ClassVar[str]
     replay: ClassVar[str]
     forwards: ClassVar[str]
+    memory: ClassVar[str] = "none"
+    params: tuple[Param, ...] = ()
+
+    def begin(self, params: Sequence[Param]) -> None:
+        """Set up the state for these parameters, which hold the base weights.  Called once, before anything else."""
+        self.params = tuple(params)
 
     @abstractmethod
-    def direction(self, name: str, shape: tuple[int, ...]) -> Dense | None:
-        """What a seed means for the parameter of this name and shape; None: this method leaves it alone."""
+    def direction(self, param: Param) -> Law | None:
+        """What a seed means for this parameter; None: the method leaves it alone.  Called once, after begin."""
+
+    def update(self, param: Param) -> Law | None:
+        """What a seed means when the gradient moves the weights, where that differs from the direction of a probe."""
+        return self.direction(param)
 
     @abstractmethod
     def step(self, seeds: StepSeeds) -> Step:
-        """One step: yields tuples of probes, all with k points; receives their losses, float64 [probes, k]."""
+        """One step: yields tuples of probes, all with k losses; receives their losses, float64 [probes, k]."""
+
+    def count(self, values: np.ndarray) -> int:
+        """Forward passes of one batch behind the recorded values of a round, float32 [items, k]."""
+        return values.size
 
     def state(self) -> dict[str, np.ndarray]:
-        """The method's own state, for a snapshot."""
+        """The method's own state, for a snapshot: the arrays themselves, not copies."""
         return {}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up the state of a snapshot."""
-        if state:
-            raise ValueError(f"{type(self).__name__} has no state, the snapshot holds {sorted(state)}")
+        """Take up the state of a snapshot, in place."""
+        held = self.state()
+        if held.keys() != set(state):
+            raise ValueError(
+                f"{type(self).__name__} has state {sorted(held)}, the snapshot holds {sorted(state)}"
+            )
+        for name, array in held.items():
+            array[...] = state[name]
 
 
 @dataclass(frozen=True, slots=True)

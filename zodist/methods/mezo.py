@@ -21,6 +21,7 @@ from zodist import noise
 from zodist.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
+from zodist.params import Param
 
 
 class MeZOSettings(Settings):
@@ -44,14 +45,14 @@ class MeZO(Method):
         self.settings = settings
         self._dense = Dense(noise.LAWS[settings.noise], settings.coupling == "walsh")
 
-    def direction(self, name: str, shape: tuple[int, ...]) -> Dense:
+    def direction(self, param: Param) -> Dense:
         """The same law for every parameter."""
         return self._dense
 
     def step(self, seeds: StepSeeds) -> Step:
         """One round: every probe at +eps and -eps."""
         s = self.settings
-        names = seeds.coded(s.probes) if s.coupling == "walsh" else seeds.independent(s.probes)
+        names = seeds.names(s.probes, s.coupling)
         plus = [Combination(names[n : n + 1], np.array([s.eps])) for n in range(s.probes)]
         losses = yield tuple(Probe(int(seed), (p, p * -1.0)) for seed, p in zip(names, plus, strict=True))
         slope = slopes(losses, s.eps)

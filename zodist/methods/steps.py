@@ -25,6 +25,14 @@ class StepSeeds:
         """n seeds of unrelated noises, uint64 [n]."""
         return np.array([noise.derive(self.run, self.step, 1 + k) for k in range(n)], np.uint64)
 
+    def names(self, n: int, coupling: str) -> np.ndarray:
+        """n seeds of the step under a coupling: "walsh" or "independent"."""
+        return self.coded(n) if coupling == "walsh" else self.independent(n)
+
+    def lasting(self, window: int, index: int = 0) -> int:
+        """A seed for what outlives a step, such as the basis of a window of steps."""
+        return noise.derive(self.run, window, 0x40000000 + index)
+
 
 def slopes(losses: np.ndarray, eps: float) -> np.ndarray:
     """Central differences along each probe's direction.
