@@ -115,7 +115,7 @@ def test_later_overrides_win_and_reach_the_method(path):
         ("rule.momentum=1.0", "rule.momentum = 1.0 must be < 1"),
         (
             "rule.momentum=0.5",
-            "rule.momentum = 0.5 has no effect with rule.name = 'sgd'; set rule.name = 'momentum'",
+            "rule.momentum = 0.5 has no effect with rule.name = 'sgd'; set rule.name = 'momentum' or 'adam'",
         ),
         ("rule.warmup=11", "rule.warmup = 11 must be <= run.steps = 10"),
         ("ruel.lr=3", "there is no section [ruel]; did you mean [rule]?"),

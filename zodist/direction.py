@@ -134,18 +134,50 @@ class Dressed(Law):
     weigh: Callable[[np.ndarray], np.ndarray] | None = None
 
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
-        """Tables are shared with plain directions of the same noise unless seeds are weighed."""
-        if self.weigh is None:
-            if self.noise not in cache:
-                cache[self.noise] = LaidDense(self.noise.law, *coded_tables(self.noise, combinations))
-            keys, tables = cache[self.noise].keys, cache[self.noise].tables
-        else:
-            weighed = [Combination(c.seeds, c.weights * self.weigh(c.seeds)) for c in combinations]
-            if not any(c.weights.any() for c in weighed):
-                weighed = [Combination.of() for _ in weighed]
-            keys, tables = coded_tables(self.noise, weighed)
+        """Tables are shared with plain directions of the same noise, or with those that are weighed by the same function."""
+        place = self.noise if self.weigh is None else (self.noise, self.weigh)
+        if place not in cache:
+            chosen = combinations
+            if self.weigh is not None:
+                chosen = [Combination(c.seeds, c.weights * self.weigh(c.seeds)) for c in combinations]
+                if not any(c.weights.any() for c in chosen):
+                    chosen = [Combination.of() for _ in chosen]
+            cache[place] = LaidDense(self.noise.law, *coded_tables(self.noise, chosen))
+        keys, tables = cache[place].keys, cache[place].tables
         shares = np.array([c.weights.sum() for c in combinations], np.float32)
         return LaidDense(self.noise.law, keys, tables, shares, self.mean, self.curvature, self.below)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recalled(Law):
+    """A law for updates that a method works out itself: another law, at a combination that it remembers.
+
+    The combinations asked for only say how much of it, by the sum of their weights (so that a rule's learning rate
+    has its effect).  recall: gives the combination.
+    """
+
+    law: Law
+    recall: Callable[[], Combination]
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> Laid:
+        """The other law's layout; parameters of one law share it."""
+        own = cache.setdefault(("recalled", self.recall), {})
+        if "at" not in own:
+            own["at"] = [self.recall() * float(c.weights.sum()) for c in combinations]
+        return self.law.lay(param, own["at"], own)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stored(Law):
+    """Numbers that the method keeps, float32 over the held weights, times the sum of a combination's weights."""
+
+    numbers: np.ndarray
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
+        """No noise, only a mean."""
+        shares = np.array([c.weights.sum() for c in combinations], np.float32)
+        keys, tables = np.empty(0, np.uint64), np.zeros((len(combinations), 0, noise.TILE), np.float32)
+        return LaidDense(noise.RADEMACHER, keys, tables, shares, self.numbers)
 
 
 class LaidDense(Laid):

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from zodist.direction import Cache, Combination, Laid, Law
 from zodist.errors import ModelError
+from zodist.matrix import LaidLowRank
 from zodist.params import Param
 
 PIECE = 1 << 21  # numbers of a large matrix at a time: they stay in cache between noise and GEMM
@@ -136,13 +137,19 @@ def _stack(frame: Frame, x: torch.Tensor, path: str) -> torch.Tensor:
 
 
 def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) -> Forward:
-    """A product with a matrix of its own at each point, as one batched GEMM; large matrices in cache-sized pieces."""
+    """A product with a matrix of its own at each point, as one batched GEMM; large matrices in cache-sized pieces.
+
+    A low-rank direction is never added to the weights: y = x W^T + (x right^T) left^T.
+    """
     weight, bias, out_features = own.get("weight"), own.get("bias"), module.out_features
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         points, stacked = len(frame.points), _stack(frame, x, path)
-        if weight is None or frame.laid(weight) is None:
+        laid = None if weight is None else frame.laid(weight)
+        if weight is None or laid is None:
             y = stacked @ module.weight.t()
+        elif isinstance(laid, LaidLowRank) and laid.thin:
+            y = (stacked @ module.weight.t()).baddbmm_(*laid.times(stacked, transpose=True))
         elif weight.weights.numel() <= 2 * PIECE:
             y = torch.bmm(stacked, frame.whole(weight).transpose(1, 2))
         else:
@@ -167,8 +174,13 @@ def conv1d(frame: Frame, module: Conv1D, own: dict[str, Param], path: str) -> Fo
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         stacked = _stack(frame, x, path)
-        still = weight is None or frame.laid(weight) is None
-        y = stacked @ module.weight if still else torch.bmm(stacked, frame.whole(weight))
+        laid = None if weight is None else frame.laid(weight)
+        if weight is None or laid is None:
+            y = stacked @ module.weight
+        elif isinstance(laid, LaidLowRank) and laid.thin:
+            y = (stacked @ module.weight).baddbmm_(*laid.times(stacked, transpose=False))
+        else:
+            y = torch.bmm(stacked, frame.whole(weight))
         y.add_(module.bias if bias is None else frame.whole(bias).unsqueeze(1))
         return y.view(*x.shape[:-1], -1)
 

@@ -1,0 +1,175 @@
+"""Laws of directions that need a whole matrix: noise minus its projection on a vector, and low-rank products.
+
+All are linear in the noise of their seeds, so a combination of any number of Walsh-coded seeds costs what one costs: its
+coded sum is made once and mapped once.  Parameters of more than two axes count as [first axis, all others].
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zodist import noise
+from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
+from zodist.kernels import cpu, matrix
+from zodist.params import KINDS, Param, as_words
+
+Factors = Callable[[Sequence[Combination], Cache], tuple[np.ndarray, np.ndarray]]
+NO_WORDS = np.empty(0, np.uint32)
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns; a vector is one row."""
+    return (1, math.prod(shape)) if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
+
+
+class LaidRows(Laid):
+    """Directions that kernels make row by row, whatever rows are asked for."""
+
+    def __init__(self, param: Param) -> None:
+        """grain: the numbers of a row."""
+        self.rows, self.grain = matrix_shape(param.shape)
+
+    def write_(
+        self,
+        param: Param,
+        start: int,
+        stop: int,
+        out: torch.Tensor,
+        *,
+        add: bool = True,
+        parallel: bool = False,
+    ) -> None:
+        """Whole rows: start and stop are multiples of ``grain``."""
+        if start % self.grain or stop % self.grain:
+            raise ValueError(f"{param.name}: numbers {start} to {stop} are not whole rows of {self.grain}")
+        rows = np.arange(start // self.grain, stop // self.grain, dtype=np.int64)
+        self._run(param, rows, out, add, parallel and stop - start > cpu.SMALL)
+
+    def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
+        """Rows that are not named are never touched."""
+        self._run(param, index.numpy(), out, True, parallel)
+
+    def _run(self, param: Param, rows: np.ndarray, out: torch.Tensor, add: bool, parallel: bool) -> None:
+        """Weights and result as the kernels take them."""
+        kind, words = (param.kind, param.words) if add else (KINDS[torch.float32], NO_WORDS)
+        outs = as_words(out).reshape(len(out), len(rows), self.grain)
+        self.kernel(param, (kind, KINDS[out.dtype], words, param.origin, rows, self.grain, outs), parallel)
+
+    @abstractmethod
+    def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
+        """Run the kernel; target: its first arguments, from the weights' kind to the words of the result."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Projected(Law):
+    """Dense numbers U with every row shortened along a vector: scale * (U - along * (U a) a^T).
+
+    vector: a, float32 [columns].  along, scale: float32 [1].  A method may change all three in place between steps.
+    LOREN (arXiv:2511.07971): rows of covariance (rho I + a a^T)^-1.
+    """
+
+    noise: Dense
+    vector: np.ndarray
+    along: np.ndarray
+    scale: np.ndarray
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidProjected:
+        """The tables of the dense noise serve every parameter."""
+        return LaidProjected(param, self, *shared_tables(self.noise, combinations, cache))
+
+
+class LaidProjected(LaidRows):
+    """Tables of the noise, and the projection."""
+
+    def __init__(self, param: Param, law: Projected, keys: np.ndarray, tables: np.ndarray) -> None:
+        super().__init__(param)
+        self.law, self.keys, self.tables = law, keys, tables
+
+    def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
+        """One pass over the noise."""
+        run = matrix.project_parallel if parallel else matrix.project_serial
+        law, name, role = self.law, np.uint64(param.id), np.uint64(noise.Z)
+        place = law.noise.law, self.keys, self.tables, name, role
+        run(*target, *place, law.vector, law.along[0], law.scale[0])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LowRank(Law):
+    """A product of two thin matrices: left [C, rows, r] times right [C, r, columns], float32, C combinations.
+
+    A factor that is the same for all combinations may be given once, as [1, ...].  factors: makes both from the combinations; its result is linear in their weights.  signs: multiply the product,
+    element by element, with the noise of the first seed's base (a sign pattern of full rank).
+    """
+
+    factors: Factors
+    signs: Dense | None = None
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidLowRank:
+        """Form the factors."""
+        left, right = self.factors(combinations, cache)
+        law, key = -1, np.uint64(0)
+        if self.signs is not None:
+            seeds = next((c.seeds for c in combinations if len(c)), np.zeros(1, np.uint64))
+            law, key = self.signs.law, np.uint64(noise.split_seed(int(seeds[0]))[0])
+        return LaidLowRank(param, left, right, law, key)
+
+
+class LaidLowRank(LaidRows):
+    """The factors of every combination."""
+
+    def __init__(self, param: Param, left: np.ndarray, right: np.ndarray, law: int, key: np.uint64) -> None:
+        super().__init__(param)
+        self.left, self.right = (
+            np.ascontiguousarray(left, np.float32),
+            np.ascontiguousarray(right, np.float32),
+        )
+        self.law, self.key = law, key
+
+    @property
+    def thin(self) -> bool:
+        """Whether a product with an activation is cheaper through the factors than through the weights."""
+        return self.law < 0
+
+    def times(self, x: torch.Tensor, *, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two thin operands with which x [C, rows, k] is multiplied to get x D^T (transpose) or x D.
+
+        Returns x times the first factor, [C, rows, r], and the second factor, [C, r, out], in x's dtype.
+        """
+        left, right = (torch.from_numpy(f).to(x.dtype) for f in (self.left, self.right))
+        first, second = (right.transpose(1, 2), left.transpose(1, 2)) if transpose else (left, right)
+        points = len(x)
+        return torch.bmm(x, first.expand(points, -1, -1)), second.expand(points, -1, -1)
+
+    def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
+        """One pass over the rows."""
+        run = matrix.product_parallel if parallel else matrix.product_serial
+        run(*target, self.left, self.right, self.law, self.key, np.uint64(param.id), np.uint64(noise.Z))
+
+
+def shared_tables(
+    dense: Dense, combinations: Sequence[Combination], cache: Cache
+) -> tuple[np.ndarray, np.ndarray]:
+    """Base seeds and Walsh tables of a noise, made once for all parameters."""
+    if ("tables", dense) not in cache:
+        cache["tables", dense] = coded_tables(dense, combinations)
+    return cache["tables", dense]
+
+
+def factor(
+    dense: Dense, combinations: Sequence[Combination], cache: Cache, name: int, role: int, *shape: int
+) -> np.ndarray:
+    """The combinations' sums of a small array of noise, float32 [C, *shape], at a parameter's address and a role."""
+    keys, tables = shared_tables(dense, combinations, cache)
+    size = math.prod(shape)
+    out = np.empty((len(combinations), 1, size), np.uint32)
+    dress = np.zeros(len(combinations), np.float32), np.empty(0, np.float32), np.empty(0, np.float32)
+    place = dense.law, keys, tables, np.uint64(name), np.uint64(role)
+    words = np.zeros(size, np.uint32)
+    cpu.perturb_serial(0, 0, words, 0, 0, size, out, *place, (*dress, np.float32(np.inf), False))
+    return out.view(np.float32).reshape(len(combinations), *shape)

@@ -1,0 +1,152 @@
+"""LOREN: Seung, Lee, Ko 2025, "Low-Rank Curvature for Zeroth-Order Optimization in LLM Fine-Tuning", AAAI-26.
+
+arXiv:2511.07971.  Directions have rows of covariance (rho I + a a^T)^-1, with one learned vector a per matrix; the
+losses of K one-sided points give, with a leave-one-out baseline (RLOO), both the preconditioned gradient and a
+score-function step for a.
+
+Paper     covariance I_m x (rho I_n + a a^T)^-1; K points, one-sided; RLOO; plain gradient steps on a; momentum (rule).
+          The body of the paper was not available to us: what is here follows its abstract, notes on it, and derivation.
+Derived   root, score and mean in closed form: with D = sqrt(rho + |a|^2), c = 1 / (D (D + sqrt rho)), y = U a:
+          direction U - c y a^T, score m a / D^2 - (U^T y - c |y|^2 a) / (D sqrt rho).  The direction is sqrt(rho) times
+          the paper's, so that eps and rates compare with MeZO's; the mean of the estimate is rho G (rho I + a a^T)^-1.
+          The score's sum over all points is made in one pass over the noise: their Walsh codes factor out of each row.
+          pool = "all" takes differences to a clean loss of each probe's own batch, so that data shards do not leak
+          into the baseline, and leaves one out of all points of all workers: probes * points - 1 directions
+          for probes * (points + 1) forwards; pool = "probe" has probes * (points - 1) for probes * points.
+Departure vectors have the rule's momentum too; a begins as addressed noise of seed 0 and learns once a step.  The released
+          code is loren_released.py.
+Replay    in order.  State: 4 bytes a column of each matrix, 4 a number of each vector.  Forwards: points (+ 1) per probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from zodist import noise
+from zodist.direction import Combination, Dense
+from zodist.kernels import matrix
+from zodist.kernels.linalg import dot16
+from zodist.matrix import Projected, matrix_shape
+from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.steps import StepSeeds, leave_one_out
+from zodist.params import Param
+
+
+class LorenSettings(Settings):
+    """Keys of [method] with name = "loren"."""
+
+    probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
+    points: int = Field(6, ge=2, description="one-sided points of a probe (K; the paper's runs have 6)")
+    eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")
+    rho: float = Field(0.1, gt=0, description="damping of the curvature model")
+    lr_a: float = Field(1e-3, ge=0, description="learning rate of a; 0 keeps it as it began")
+    decay_a: float = Field(0.0, ge=0, description="weight decay of a, times lr_a")
+    start_a: float = Field(1.0, ge=0, description="standard deviation of a's first numbers")
+    pool: Literal["probe", "all"] = Field("probe", description="whose losses make the baseline")
+    noise: Literal["gaussian", "rademacher"] = Field("gaussian", description="law of the numbers of U")
+    coupling: Literal["walsh", "independent"] = Field("walsh", description="how the points of a step differ")
+
+
+class Loren(Method):
+    """One-sided points, RLOO, a learned rank-one covariance."""
+
+    settings_type = LorenSettings
+    paper = "Seung et al. 2025, arXiv:2511.07971"
+    replay = "in order"
+    forwards = "points (+ 1) per probe"
+    memory = "4 bytes a column of a matrix"
+
+    def __init__(self, settings: LorenSettings) -> None:
+        self.settings = settings
+        self._dense = Dense(noise.LAWS[settings.noise], settings.coupling == "walsh")
+        self.a: dict[str, np.ndarray] = {}
+        self._along: dict[str, np.ndarray] = {}
+
+    def begin(self, params) -> None:
+        """Vectors a from addressed noise, the same in every run."""
+        super().begin(params)
+        for p in params:
+            _, columns = matrix_shape(p.shape)
+            first = noise.numbers(noise.GAUSSIAN, 0, p.id, noise.V, 0, columns)
+            self.a[p.name] = first * np.float32(self.settings.start_a)
+            self._along[p.name] = np.zeros(1, np.float32)
+            self._settle(p.name)
+
+    def _settle(self, name: str) -> None:
+        """The coefficient c of a direction, from a."""
+        rho = self.settings.rho
+        d = np.sqrt(rho + self._square(name))
+        self._along[name][0] = 1.0 / (d * (d + np.sqrt(rho)))
+
+    def _square(self, name: str) -> float:
+        wide = self.a[name].astype(np.float64)
+        return float(dot16(wide, wide))
+
+    def direction(self, param: Param) -> Projected:
+        """The rows of dense noise, shortened along a."""
+        one = np.ones(1, np.float32)
+        return Projected(self._dense, self.a[param.name], self._along[param.name], one)
+
+    def step(self, seeds: StepSeeds) -> Step:
+        """One round: every point at +eps; with pool = "all" the weights themselves last."""
+        s = self.settings
+        count = s.probes * s.points
+        names = seeds.names(count, s.coupling)
+        clean = (Combination.of(),) if s.pool == "all" else ()
+        signs, probes = seeds.signs(len(names)), []
+        for n in range(0, count, s.points):
+            here = [Combination(names[k : k + 1], s.eps * signs[k : k + 1]) for k in range(n, n + s.points)]
+            probes.append(Probe(int(names[n]), (*here, *clean)))
+        losses = yield tuple(probes)
+        weights, kept = leave_one_out(losses, s.points, pool=s.pool)
+        used = int(kept.sum())
+        if not used:
+            return Outcome(Combination.of(), float("nan"), float("nan"), s.probes)
+        seen, weights = names.reshape(s.probes, -1)[kept].reshape(-1), weights.reshape(-1)
+        signed = weights * signs.reshape(s.probes, -1)[kept].reshape(-1)
+        gradient = Combination(seen, signed / s.eps)
+        spread = float(np.std(losses[kept, : s.points], axis=1, ddof=1).mean()) / s.eps
+        return Outcome(
+            gradient,
+            float(losses[kept].mean()),
+            spread,
+            s.probes - used,
+            then=lambda: self._learn(seen, weights),
+        )
+
+    def _learn(self, seen: np.ndarray, weights: np.ndarray) -> None:
+        """One score-function step on every a; weights: float64 [points], leave-one-out, summing to zero."""
+        s = self.settings
+        if s.lr_a == 0:
+            return
+        if s.coupling == "walsh":
+            keys = np.array([noise.split_seed(int(seen[0]))[0]], np.uint64)
+            codes = (seen & np.uint64(noise.CODES - 1)).astype(np.int64)
+            table = np.zeros((1, 1 << int(codes.max()).bit_length()), np.float64)
+            table[0, codes] = weights
+        else:
+            keys, table = seen, weights[:, None].copy()
+        for p in self.params:
+            a, (rows, columns) = self.a[p.name], matrix_shape(p.shape)
+            total = np.empty(columns, np.float64)
+            place = self._dense.law, keys, np.uint64(p.id), np.uint64(noise.Z), a
+            run = matrix.score_parallel if rows * columns > 1 << 16 else matrix.score_serial
+            q = run(rows, columns, *place, table, total)
+            c, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
+            score = -(total - c * q * a) / (d * np.sqrt(s.rho))
+            a[:] = (1.0 - s.lr_a * s.decay_a) * a - s.lr_a * score
+            self._settle(p.name)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The vectors a, by parameter name."""
+        return dict(self.a)
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """The vectors, and what follows from them."""
+        super().load(state)
+        for name in self.a:
+            self._settle(name)
