@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "zodist"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+ENTRIES = sorted((ROOT / "configs" / "methods").glob("*.toml"))  # of `zodist compare`
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), *ROOT.glob("slurm/*.sbatch"), ROOT / ".ci" / "run"])
 
 MAX_LINES = 350
@@ -34,7 +35,7 @@ HEAVY = (
     "mpi4py",
 )
 # What joins the pieces. A piece that knew one of these could not be replayed or tested alone.
-JOINTS = {"step", "train", "replay", "evaluate", "report", "bench", "__main__"}
+JOINTS = {"step", "train", "replay", "evaluate", "report", "bench", "compare", "__main__"}
 PIECES = (
     "noise kernels params direction methods forward exchange records journal snapshot rules tasks model "
     "config shard score"
@@ -259,6 +260,14 @@ def test_every_config_loads(path: Path) -> None:
     from zodist.config import load
 
     assert load(path, []).run.steps >= 1
+
+
+@pytest.mark.parametrize("path", ENTRIES, ids=short)
+def test_every_entry_of_a_comparison_loads(path: Path) -> None:
+    from zodist.compare.plan import make_plan
+
+    plan = make_plan(CONFIGS[-1], [path.stem], budget=10_000, seeds=1, out=ROOT, threads=1)
+    assert path.stem in {entry.name for entry in plan.entries}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=short)

@@ -239,6 +239,54 @@ def methods(as_json: Json = False) -> None:
     Console().print(table)
 
 
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="TOML file of a run: task, model, batch, schedule, output.")],
+    methods: Annotated[
+        str, typer.Option(help="Names with commas; methods/NAME.toml beside CONFIG, or a method.")
+    ],
+    budget: Annotated[int, typer.Option(min=1, help="Forward passes of a reported run.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Reported runs of each method.")],
+    grid: Annotated[str, typer.Option(help="Factors of rule.lr that are tried.")] = "0.25,0.5,1,2,4",
+    jobs: Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for every run.threads cores.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder (default: runs/compare-NAME).")] = None,
+    tune_budget: Annotated[int, typer.Option(min=0, help="Forward passes of a tuning run; 0: --budget.")] = 0,
+    tune_seeds: Annotated[int, typer.Option(min=1, help="Runs for each rate that is tried.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Compare methods at equal forward passes, each with its learning rate tuned on the validation split.
+
+    MeZO at 1, 2 and 4 times its tuned rate, MeZO averaged over more probes and the loss-normalised step (meazo) always
+    take part.  The same command goes on after an interruption.  Writes table.md, compare.png, results.jsonl and the run
+    folders.
+    """
+    from zodist.compare.outcome import compare as run
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("compare starts processes of its own; run it without torchrun, with --jobs")
+    outcome = run(
+        config,
+        methods.split(","),
+        budget=budget,
+        seeds=seeds,
+        grid=grid.split(","),
+        jobs=jobs,
+        out=out,
+        tune_budget=tune_budget,
+        tune_seeds=tune_seeds,
+        say=lambda sentence: print(sentence, file=sys.stderr, flush=True),
+    )
+    if as_json:
+        _print(outcome.plain())
+    else:
+        from rich.console import Console
+
+        Console().print(outcome.table())
+        print(f"folder   {outcome.out}: table.md, compare.png, results.jsonl, runs/")
+    if outcome.problem:
+        raise ZodistError(outcome.problem)
+
+
 @bench_app.command()
 def step(
     model: Annotated[str, typer.Option(help="Hub name, folder, or smollm2-135m.")] = "smollm2-135m",

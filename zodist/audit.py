@@ -14,7 +14,10 @@ from zodist.metrics import read_lines
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Figures of a run, from its files alone (no model).  Raises JournalError when a checksum does not hold."""
+    """Figures of a run, from its files alone (no model).  Raises JournalError when a checksum does not hold.
+
+    steps: those begun; only the method can tell whether the last has all its rounds.
+    """
     folder = path if path.is_dir() else path.parent
     journal = folder / "journal.jsonl" if path.is_dir() else path
     if not journal.exists():
@@ -24,7 +27,7 @@ def inspect(path: Path) -> dict[str, Any]:
     steps = entries[-1].step + 1 if entries else 0
     values = [records.from_values(e.values) for e in entries]
     losses = [float(np.nanmean(v)) for v in values if np.isfinite(v).any()]
-    found = snapshot.newest(folder, head["run"], steps)
+    found = snapshot.newest(folder, head["run"], steps, entries[-1].round + 1 if entries else 0)
     metrics = list(read_lines(folder / "metrics.jsonl"))
     digests = [line for line in metrics if "digest" in line]
     sessions = list(read_lines(folder / "timings.jsonl"))
@@ -41,6 +44,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "seed": head["seed"],
         "threads": head["threads"],
         "steps": steps,
+        "rounds": len(entries),
         "probes": len(entries[0].values) // head["batch"]["data_lanes"] if entries else 0,
         "forwards": int(sum(e.values.size for e in entries)),
         "loss_first": losses[0] if losses else None,

@@ -134,7 +134,7 @@ class Dressed(Law):
     weigh: Callable[[np.ndarray], np.ndarray] | None = None
 
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
-        """Tables are shared with plain directions of the same noise, or with those that are weighed by the same function."""
+        """Tables are shared with plain directions of the same noise, or with others that the same function weighs."""
         place = self.noise if self.weigh is None else (self.noise, self.weigh)
         if place not in cache:
             chosen = combinations

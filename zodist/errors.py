@@ -26,6 +26,10 @@ class JournalError(ZodistError):
     """A journal cannot be read or written, is damaged, or belongs to another run."""
 
 
+class JournalEnd(JournalError):
+    """A journal ends before the round that was asked for: nothing is wrong with what it holds."""
+
+
 class SnapshotError(ZodistError):
     """A snapshot cannot be written."""
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from zodist import singly
 from zodist.direction import Combination, Law
 from zodist.errors import ModelError
-from zodist.leaves import Frame, head, kind_of
+from zodist.leaves import Forward, Frame, head, kind_of
 from zodist.params import Param
 
 if TYPE_CHECKING:
@@ -73,29 +74,35 @@ class Evaluator:
                     f"{names}: zodist cannot perturb {type(module).__name__} exactly; leave it out with model.train"
                 )
             found.update(p.name for p in own.values())
-            inner = kind(self.frame, module, own, path)
+            inner, alone = (
+                kind(self.frame, module, own, path),
+                singly.kind_of(module)(self.frame, module, own, path),
+            )
             if module is output:
                 if not isinstance(module, nn.Linear):
                     raise ModelError(
                         f"{path}: zodist needs a linear output layer, found {type(module).__name__}"
                     )
                 inner = head(self.frame, module, own, path, inner)
+                alone = singly.head(self.frame, module, own, path, alone)
             if own:
                 self._owners[path] = ", ".join(p.name for p in own.values())
-            self._patch(module, path, inner)
+            self._patch(module, path, inner, alone)
         missing = [p.name for p in params if p.name not in found]
         if missing:
             raise ModelError(
                 f"{missing[0]} belongs to no module that zodist can perturb; leave it out with model.train"
             )
 
-    def _patch(self, module: nn.Module, path: str, inner: Callable[..., torch.Tensor]) -> None:
+    def _patch(self, module: nn.Module, path: str, inner: Forward, alone: Forward) -> None:
         frame, original, is_head = self.frame, module.forward, module is self.model.get_output_embeddings()
 
         def forward(*args, **kwargs):
             if not frame.active:
                 return original(*args, **kwargs)
             frame.calls[path] = frame.calls.get(path, 0) + 1
+            if frame.singly:
+                return alone(*args, **kwargs)
             return inner(*args, **kwargs) if frame.points or is_head else original(*args, **kwargs)
 
         module.forward = forward
@@ -108,8 +115,10 @@ class Evaluator:
         self._patched.clear()
 
     @contextmanager
-    def _framed(self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None):
-        self.frame.start(points, stack, columns)
+    def _framed(
+        self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None, *, singly: bool = False
+    ):
+        self.frame.start(points, stack, columns, singly=singly)
         try:
             yield
         finally:
@@ -117,7 +126,10 @@ class Evaluator:
 
     def logits(self, points: Sequence[Combination], batch: Batch) -> torch.Tensor:
         """The logits that enter the loss: [points, rows, keep, columns]; no points: one, the weights themselves."""
-        count = max(1, len(points))
+        return self._run(points, batch, max(1, len(points)), singly=False)
+
+    def _run(self, points: Sequence[Combination], batch: Batch, count: int, *, singly: bool) -> torch.Tensor:
+        """The logits of ``count`` copies of the batch."""
         rows = batch.input_ids.shape[0]
         inputs = {
             "input_ids": batch.input_ids.repeat(count, 1),
@@ -125,7 +137,8 @@ class Evaluator:
             "position_ids": batch.position_ids.repeat(count, 1),
         }
         inputs = {name: value for name, value in inputs.items() if name in self._accepted}
-        with torch.inference_mode(), self._framed(points, count * rows, batch.columns):
+        framed = self._framed(points, count * rows, batch.columns, singly=singly)
+        with torch.inference_mode(), framed:
             logits = self.model(**inputs, logits_to_keep=batch.keep, use_cache=False).logits
             if points:
                 self._check_calls()
@@ -152,3 +165,30 @@ class Evaluator:
             total += [float(batch.losses(at).double().sum()) for at in logits]
             examples += batch.examples
         return total / examples
+
+    def single_losses(self, points: Sequence[Combination], batches: Iterable[Batch]) -> np.ndarray:
+        """Losses where point j belongs to example j alone, at plus and at minus itself: float64 [points + 1].
+
+        On top of the mean over all examples and both signs: for each example its loss at plus less that at minus; and last
+        the mean itself.  Every batch must have one row an example.
+        """
+        differences, total, at = [], 0.0, 0
+        for batch in batches:
+            rows = batch.input_ids.shape[0]
+            own = points[at : at + rows]
+            if rows != batch.examples or len(own) != rows:
+                raise ModelError(
+                    f"{rows} rows for {batch.examples} examples and {len(own)} directions: a method with a direction an "
+                    "example needs one row an example, and as many directions as batch.size has examples"
+                )
+            logits = self._run(own, batch, 2, singly=True)
+            plus, minus = (batch.losses(side).double().numpy() for side in logits)
+            differences.append(plus - minus)
+            total += float(plus.sum()) + float(minus.sum())
+            at += rows
+        if at != len(points):
+            raise ModelError(
+                f"{len(points)} directions for {at} examples: set the method's examples to batch.size"
+            )
+        mean = total / (2 * at)
+        return mean + np.concatenate([*differences, np.zeros(1)])

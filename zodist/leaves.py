@@ -37,13 +37,20 @@ class Frame:
     columns: torch.Tensor | None = None
     stack: int = 0
     active: bool = False
+    singly: bool = False
     calls: dict[str, int] = field(default_factory=dict)
     _cache: Cache = field(default_factory=dict)
     _laid: dict[int, Laid] = field(default_factory=dict)
     _scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
 
-    def start(self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None) -> None:
-        """Begin a forward of ``stack`` rows at these points (none: at the weights); equal points keep their tables."""
+    def start(
+        self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None, *, singly: bool = False
+    ) -> None:
+        """Begin a forward of ``stack`` rows at these points (none: at the weights); equal points keep their tables.
+
+        singly: the points belong to one row each, and the stack is that of the plus and of the minus sign.
+        """
+        self.singly = singly
         if points is not self.points:
             self._cache.clear()
             self._laid.clear()
@@ -91,26 +98,20 @@ class Frame:
         return out
 
 
-class _Lookup(TorchFunctionMode):
-    """Inside an embedding's own forward, look rows up at every point instead of at the weights."""
+class Lookup(TorchFunctionMode):
+    """Inside an embedding's own forward, look rows up by ``find`` instead of in the weights."""
 
-    def __init__(self, frame: Frame, module: nn.Embedding, param: Param, path: str) -> None:
+    def __init__(self, module: nn.Embedding, find: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """find: gives the rows, [..., width], of ids [...]."""
         super().__init__()
-        self.frame, self.module, self.param, self.path = frame, module, param, path
+        self.module, self.find = module, find
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: D105
         kwargs = kwargs or {}
         weight = args[1] if len(args) > 1 else kwargs.get("weight")
         if func is not F.embedding or weight is not self.module.weight:
             return func(*args, **kwargs)
-        ids, points, stack = args[0], len(self.frame.points), self.frame.stack
-        if ids.shape[0] not in (1, stack):
-            raise ModelError(f"{self.path}: {stack} rows expected, its input is {tuple(ids.shape)}")
-        # The same batch goes to every point, so the first point's rows are everybody's.
-        first = ids[: max(1, ids.shape[0] // points)]
-        index, inverse = torch.unique(first, return_inverse=True)
-        rows = self.frame.rows(self.param, index)[:, inverse]
-        return rows.expand(-1, stack // points, *rows.shape[2:]).flatten(0, 1)
+        return self.find(args[0])
 
 
 def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: str) -> Forward:
@@ -119,7 +120,19 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
         raise ModelError(
             f"{path}: an embedding with max_norm writes to its weights; zodist cannot perturb it"
         )
-    original, lookup = module.forward, _Lookup(frame, module, own["weight"], path)
+    original, param = module.forward, own["weight"]
+
+    def find(ids: torch.Tensor) -> torch.Tensor:
+        points, stack = len(frame.points), frame.stack
+        if ids.shape[0] not in (1, stack):
+            raise ModelError(f"{path}: {stack} rows expected, its input is {tuple(ids.shape)}")
+        # The same batch goes to every point, so the first point's rows are everybody's.
+        first = ids[: max(1, ids.shape[0] // points)]
+        index, inverse = torch.unique(first, return_inverse=True)
+        rows = frame.rows(param, index)[:, inverse]
+        return rows.expand(-1, stack // points, *rows.shape[2:]).flatten(0, 1)
+
+    lookup = Lookup(module, find)
 
     def forward(*args, **kwargs):
         with lookup:
@@ -148,7 +161,7 @@ def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) ->
         laid = None if weight is None else frame.laid(weight)
         if weight is None or laid is None:
             y = stacked @ module.weight.t()
-        elif isinstance(laid, LaidLowRank) and laid.thin:
+        elif isinstance(laid, LaidLowRank):
             y = (stacked @ module.weight.t()).baddbmm_(*laid.times(stacked, transpose=True))
         elif weight.weights.numel() <= 2 * PIECE:
             y = torch.bmm(stacked, frame.whole(weight).transpose(1, 2))
@@ -177,7 +190,7 @@ def conv1d(frame: Frame, module: Conv1D, own: dict[str, Param], path: str) -> Fo
         laid = None if weight is None else frame.laid(weight)
         if weight is None or laid is None:
             y = stacked @ module.weight
-        elif isinstance(laid, LaidLowRank) and laid.thin:
+        elif isinstance(laid, LaidLowRank):
             y = (stacked @ module.weight).baddbmm_(*laid.times(stacked, transpose=False))
         else:
             y = torch.bmm(stacked, frame.whole(weight))

@@ -103,38 +103,24 @@ class LaidProjected(LaidRows):
 class LowRank(Law):
     """A product of two thin matrices: left [C, rows, r] times right [C, r, columns], float32, C combinations.
 
-    A factor that is the same for all combinations may be given once, as [1, ...].  factors: makes both from the combinations; its result is linear in their weights.  signs: multiply the product,
-    element by element, with the noise of the first seed's base (a sign pattern of full rank).
+    A factor that is the same for all combinations may be given once, as [1, ...].
+    factors: makes both from the combinations; its result is linear in their weights.
     """
 
     factors: Factors
-    signs: Dense | None = None
 
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidLowRank:
         """Form the factors."""
-        left, right = self.factors(combinations, cache)
-        law, key = -1, np.uint64(0)
-        if self.signs is not None:
-            seeds = next((c.seeds for c in combinations if len(c)), np.zeros(1, np.uint64))
-            law, key = self.signs.law, np.uint64(noise.split_seed(int(seeds[0]))[0])
-        return LaidLowRank(param, left, right, law, key)
+        return LaidLowRank(param, *self.factors(combinations, cache))
 
 
 class LaidLowRank(LaidRows):
     """The factors of every combination."""
 
-    def __init__(self, param: Param, left: np.ndarray, right: np.ndarray, law: int, key: np.uint64) -> None:
+    def __init__(self, param: Param, left: np.ndarray, right: np.ndarray) -> None:
         super().__init__(param)
-        self.left, self.right = (
-            np.ascontiguousarray(left, np.float32),
-            np.ascontiguousarray(right, np.float32),
-        )
-        self.law, self.key = law, key
-
-    @property
-    def thin(self) -> bool:
-        """Whether a product with an activation is cheaper through the factors than through the weights."""
-        return self.law < 0
+        self.left = np.ascontiguousarray(left, np.float32)
+        self.right = np.ascontiguousarray(right, np.float32)
 
     def times(self, x: torch.Tensor, *, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The two thin operands with which x [C, rows, k] is multiplied to get x D^T (transpose) or x D.
@@ -149,7 +135,7 @@ class LaidLowRank(LaidRows):
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
         run = matrix.product_parallel if parallel else matrix.product_serial
-        run(*target, self.left, self.right, self.law, self.key, np.uint64(param.id), np.uint64(noise.Z))
+        run(*target, self.left, self.right, -1, np.uint64(0), np.uint64(param.id), np.uint64(noise.Z))
 
 
 def shared_tables(

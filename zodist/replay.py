@@ -8,7 +8,7 @@ from pathlib import Path
 from zodist import journal_format, noise, params, snapshot
 from zodist.assemble import DTYPES
 from zodist.config import Config, load
-from zodist.errors import JournalError, ModelError
+from zodist.errors import JournalEnd, JournalError, ModelError
 from zodist.journal import read
 from zodist.methods import METHODS
 from zodist.model import load_model
@@ -31,7 +31,8 @@ def replay(
 ) -> Rebuilt:
     """Fold a run's journal over its base model; write a Hugging Face folder with weights and tokenizer to ``out``.
 
-    model: where the base model lies, if not where the run's config says.  steps: stop after so many (default: all).
+    model: where the base model lies, if not where the run's config says.  steps: stop after so many (default: all).  A
+    last step that lacks rounds is left out, as if it had not begun: which rounds a step has only its method can tell.
     Raises ModelError when the base model is not the one of the journal, JournalError when the journal is damaged.
     """
     config, contents = open_run(folder)
@@ -40,9 +41,9 @@ def replay(
         raise JournalError(
             f"{folder} was made with noise law {head['noise']!r}, this zodist has {noise.LAW!r}"
         )
-    done = count_steps(contents.entries)
-    if steps is not None and not 0 <= steps <= done:
-        raise JournalError(f"{folder} holds {done} steps; ask for 0 to {done}, not {steps}")
+    begun = contents.entries[-1].step + 1 if contents.entries else 0
+    if steps is not None and not 0 <= steps <= begun:
+        raise JournalError(_too_many(folder, begun, steps))
     name = model or config.model.name
     loaded, tokenizer = load_model(name, DTYPES[head["model"]["dtype"]], head["model"]["attention"])
     found = params.fingerprint(loaded)
@@ -57,8 +58,13 @@ def replay(
     lanes = config.batch.data_lanes
     replica = Replica(chosen, method, rule, seed=config.run.seed, steps=config.run.steps, data_lanes=lanes)
     answer = Replayed(contents.entries, lanes)
-    while replica.step < (done if steps is None else steps):
-        replica.advance(answer)
+    while replica.step < (begun if steps is None else steps):
+        try:
+            replica.advance(answer)
+        except JournalEnd:
+            if steps is not None:
+                raise JournalError(_too_many(folder, replica.step, steps)) from None
+            break
     digest = params.digest(chosen)
     same = snapshot.newest(folder, head["run"], replica.step)
     verified = None
@@ -86,6 +92,5 @@ def open_run(folder: Path) -> tuple[Config, journal_format.Contents]:
     return config, contents
 
 
-def count_steps(entries: list[journal_format.Entry]) -> int:
-    """Complete steps of a journal; the last may lack its later rounds, which only its method can tell."""
-    return entries[-1].step + 1 if entries else 0
+def _too_many(folder: Path, done: int, steps: int) -> str:
+    return f"{folder} holds {done} complete steps; ask for 0 to {done}, not {steps}"

@@ -1,8 +1,8 @@
 """Snapshots of weights and method state: safetensors files that are complete or absent, checked before use.
 
-snapshot-<step, 8 digits>.safetensors holds the tensors after `step` steps.  Its metadata are `step`, `run`
-(the journal's run id), `format` and `crc`: the CRC-32 (zlib) of the whole file, with the eight digits of
-`crc` itself read as zeros.  So a flipped bit anywhere is found: in the tensors, their names, shapes, or the
+snapshot-<step, 8 digits>.safetensors holds the tensors after `step` steps.  Its metadata are `step`, `rounds`
+(those of the last step: together the position in the journal), `run` (the journal's run id), `format` and
+`crc`: the CRC-32 (zlib) of the whole file, with the eight digits of `crc` itself read as zeros.  So a flipped bit anywhere is found: in the tensors, their names, shapes, or the
 metadata.
 
 The file is written here and not by the safetensors package, which would copy every tensor to bytes first:
@@ -89,10 +89,12 @@ class Snapshot:
     skipped: tuple[str, ...]
 
 
-def save(folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], run: str, keep: int) -> Path:
+def save(
+    folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], run: str, keep: int, rounds: int = 0
+) -> Path:
     """Write a snapshot, remove all but the newest `keep` up to this step, and return its path.
 
-    tensors: any device and layout; those not on the CPU are copied there one at a time.
+    tensors: any device and layout; those not on the CPU are copied there one at a time.  rounds: those of the last step.
     Raises SnapshotError with the reason if it cannot be written; older snapshots are then untouched.
     """
     if keep < 1 or step < 0:
@@ -101,7 +103,7 @@ def save(folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], run
     path = folder / f"snapshot-{step:08d}.safetensors"
     unfinished = path.with_name(path.name + ".unfinished")
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header = _header(names, tensors, step, run)
+    header = _header(names, tensors, step, run, rounds)
     try:
         make_folder(folder)
         _remove_unfinished(folder)
@@ -120,10 +122,11 @@ def save(folder: str | Path, step: int, tensors: Mapping[str, torch.Tensor], run
     return path
 
 
-def newest(folder: str | Path, run: str, at_most: int) -> Snapshot | None:
+def newest(folder: str | Path, run: str, at_most: int, rounds: int | None = None) -> Snapshot | None:
     """The newest good snapshot of a run that is not ahead of its journal, or None.
 
-    run: the journal's run id; at_most: the number of steps that the journal can vouch for.
+    run: the journal's run id; at_most: the number of steps that the journal can vouch for; rounds: how many rounds it
+    holds of the last of them, which may be fewer than the step had.
     Files that are damaged, of another run or unreadable are passed over, with a warning in the log.
     """
     folder = Path(folder)
@@ -132,7 +135,7 @@ def newest(folder: str | Path, run: str, at_most: int) -> Snapshot | None:
         if step > at_most:
             continue
         try:
-            why = _fault(path, step, run)
+            why = _fault(path, step, run, rounds if step == at_most else None)
             if not why:
                 return Snapshot(step, Tensors(path), path, tuple(skipped))
         except OSError as error:
@@ -142,11 +145,10 @@ def newest(folder: str | Path, run: str, at_most: int) -> Snapshot | None:
     return None
 
 
-def _header(names: list[str], tensors: Mapping[str, torch.Tensor], step: int, run: str) -> bytes:
+def _header(names: list[str], tensors: Mapping[str, torch.Tensor], step: int, run: str, rounds: int) -> bytes:
     """The first bytes of the file: length, then JSON padded to a multiple of 8, its checksum zeros."""
-    content: dict[str, object] = {
-        "__metadata__": {"crc": _ZEROS.decode(), "format": FORMAT, "run": run, "step": str(step)}
-    }
+    position = {"run": run, "step": str(step), "rounds": str(rounds)}
+    content: dict[str, object] = {"__metadata__": {"crc": _ZEROS.decode(), "format": FORMAT, **position}}
     offset = 0
     for name in names:
         tensor = tensors[name]
@@ -184,8 +186,8 @@ def _write(path: Path, header: bytes, names: list[str], tensors: Mapping[str, to
         os.fsync(file.fileno())
 
 
-def _fault(path: Path, step: int, run: str) -> str:
-    """Why a file is not a good snapshot of this run and step; empty if it is one."""
+def _fault(path: Path, step: int, run: str, rounds: int | None) -> str:
+    """Why a file is not a good snapshot of this run and step, ``rounds`` of it at most; empty if it is one."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         size = os.fstat(file.fileno()).st_size
@@ -205,6 +207,8 @@ def _fault(path: Path, step: int, run: str) -> str:
     for key, expected in {"format": FORMAT, "run": run, "step": str(step)}.items():
         if metadata[key] != expected:
             return f"it has {key} {metadata[key]}, this needs {key} {expected}"
+    if rounds is not None and int(metadata.get("rounds", "0")) > rounds:
+        return f"its last step had {metadata['rounds']} rounds, the journal holds {rounds} of them"
     return ""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zodist import noise, records
-from zodist.errors import JournalError, ZodistError
+from zodist.errors import JournalEnd, JournalError, ZodistError
 from zodist.exchange import Exchange
 from zodist.journal import Entry, Journal
 from zodist.lanes import examples
@@ -119,7 +119,10 @@ class _Part(Mapping[str, torch.Tensor]):
 
 
 class Replayed:
-    """Answers from journal entries; an answer that does not fit the question is an error, never a guess."""
+    """Answers from journal entries; an answer that does not fit the question is an error, never a guess.
+
+    Raises JournalEnd where there is no further entry.  A step that it stops has changed nothing.
+    """
 
     def __init__(self, entries: Iterable[Entry], data_lanes: int) -> None:
         self._entries: Iterator[Entry] = iter(entries)
@@ -129,7 +132,7 @@ class Replayed:
         """The next entry's values."""
         entry = next(self._entries, None)
         if entry is None:
-            raise JournalError(f"the journal ends before step {step} round {round}")
+            raise JournalEnd(f"the journal ends before step {step} round {round}")
         shape = (len(probes) * self.data_lanes, probes[0].losses)
         if (entry.step, entry.round, entry.values.shape) != (step, round, shape) or entry.lr != lr:
             raise JournalError(

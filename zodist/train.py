@@ -171,7 +171,8 @@ class _Run:
                 f"{self.folder / JOURNAL} holds {done} steps already, run.steps = {self.config.run.steps}; raise it, or "
                 "choose another run.folder"
             )
-        found = snapshot.newest(self.folder, self.run, done)
+        # The last step may lack its later rounds: it is then done again, with the rounds that the journal has.
+        found = snapshot.newest(self.folder, self.run, done, entries[-1].round + 1 if entries else 0)
         if found is not None:
             self.replica.load(found.step, found.tensors)
         steps = [
@@ -236,6 +237,7 @@ class _Run:
                 values = live(step, round, lr, probes, lanes)
                 self.answered = time.monotonic() - began
             self.forwards += self.replica.method.count(values)
+            self.rounds = round + 1
             self.lr = lr
             return values
 
@@ -275,7 +277,7 @@ class _Run:
         self._evaluations(t)
         due = (c.output.snapshot_every and t % c.output.snapshot_every == 0) or last
         if due and c.output.keep and self.first and not (replaying and not last):
-            snapshot.save(self.folder, t, self.replica.state(), self.run, c.output.keep)
+            snapshot.save(self.folder, t, self.replica.state(), self.run, c.output.keep, self.rounds)
 
     def _evaluations(self, t: int) -> None:
         """The curve on the validation split, and the held-out split before and after."""

@@ -270,6 +270,20 @@ def _score(m, n, law, keys, param, role, a, weights, out):
     return q
 
 
+def _noises(law, keys, param, role, out):
+    """out[s] = the first numbers of one parameter's noise under keys[s]: float32 [S, n]."""
+    n = out.shape[1]
+    for s in prange(keys.size):
+        z, w = np.empty(TILE, f32), np.empty((4, 256), u32)
+        for tile in range((n + TILE - 1) // TILE):
+            fill(law, keys[s], param, role, tile, z, w)
+            first = tile * TILE
+            here = out[s, first : min(first + TILE, n)]
+            for j in range(here.size):
+                here[j] = z[j]
+
+
+noises_serial, noises_parallel = compile_forms(_noises)
 project_serial, project_parallel = compile_forms(_project)
 product_serial, product_parallel = compile_forms(_product)
 score_serial, score_parallel = compile_forms(_score)

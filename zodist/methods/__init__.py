@@ -73,7 +73,11 @@ class Settings(BaseModel):
 
 
 class Method(ABC):
-    """One zeroth-order method.  Subclasses are final; state, if any, changes only as a function of (state, losses)."""
+    """One zeroth-order method.  Subclasses are final; state, if any, changes only as a function of (state, losses).
+
+    ``expected`` and ``linear_error`` are claims, which ``zodist.testing`` checks: a method says there what the mean of its
+    estimate is, where that is not the gradient, and how large its error is, where that is known.
+    """
 
     settings_type: ClassVar[type[Settings]]
     paper: ClassVar[str]
@@ -101,6 +105,20 @@ class Method(ABC):
     def count(self, values: np.ndarray) -> int:
         """Forward passes of one batch behind the recorded values of a round, float32 [items, k]."""
         return values.size
+
+    def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Where the mean of the next step's estimate points, on a loss with these gradients and in the present state.
+
+        gradients: float64 in the parameters' shapes, by name; so is the answer, whose length is of no account.
+        """
+        return gradients
+
+    def linear_error(self, numbers: int) -> float | None:
+        """Mean squared error of one step's estimate on a linear loss of so many weights, over |gradient|^2, or None.
+
+        For instance numbers / probes of independent two-sided probes; None: not known, or the mean is not the gradient.
+        """
+        return None
 
     def state(self) -> dict[str, np.ndarray]:
         """The method's own state, for a snapshot: the arrays themselves, not copies."""
@@ -140,7 +158,25 @@ class MethodEntry:
         return self.kind(settings)  # type: ignore[call-arg]
 
 
-_OWN = {"mezo": MethodEntry("zodist.methods.mezo:MeZO")}
+_OWN = {
+    "curvzo": MethodEntry("zodist.methods.curvzo:CurvZO"),
+    "fzoo": MethodEntry("zodist.methods.fzoo:FZOO"),
+    "grzo": MethodEntry("zodist.methods.grzo:GRZO"),
+    "hizoo": MethodEntry("zodist.methods.hizoo:HiZOO"),
+    "kerzoo": MethodEntry("zodist.methods.kerzoo:KerZOO"),
+    "ldsd": MethodEntry("zodist.methods.ldsd:LDSD"),
+    "loren": MethodEntry("zodist.methods.loren:Loren"),
+    "loren_released": MethodEntry("zodist.methods.loren_released:LorenReleased"),
+    "lozo": MethodEntry("zodist.methods.lozo:LOZO"),
+    "meazo": MethodEntry("zodist.methods.meazo:MEAZO"),
+    "mezo": MethodEntry("zodist.methods.mezo:MeZO"),
+    "pgap": MethodEntry("zodist.methods.pgap:Pgap"),
+    "prior": MethodEntry("zodist.methods.prior:Prior"),
+    "sparse_mezo": MethodEntry("zodist.methods.sparse_mezo:SparseMeZO"),
+    "subzero": MethodEntry("zodist.methods.subzero:SubZero"),
+    "tezo": MethodEntry("zodist.methods.tezo:TeZO"),
+    "zo_muon": MethodEntry("zodist.methods.zo_muon:ZOMuon"),
+}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,16 @@ class StepSeeds:
         """n seeds of the step under a coupling: "walsh" or "independent"."""
         return self.coded(n) if coupling == "walsh" else self.independent(n)
 
+    def signs(self, n: int) -> np.ndarray:
+        """n random signs, float64 +1 or -1, for points whose losses are compared with the mean over all of them.
+
+        The sum of a full set of Walsh-coded directions is zero but for every n-th weight, which the mean's share of an
+        estimate would cancel in every step alike.  Random signs spread that evenly, and leave a direction's law unchanged.
+        """
+        return noise.numbers(noise.RADEMACHER, self.lasting(self.step, 1), 0, noise.RADIUS, 0, n).astype(
+            np.float64
+        )
+
     def lasting(self, window: int, index: int = 0) -> int:
         """A seed for what outlives a step, such as the basis of a window of steps."""
         return noise.derive(self.run, window, 0x40000000 + index)
@@ -43,3 +54,23 @@ def slopes(losses: np.ndarray, eps: float) -> np.ndarray:
     """
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, which is what the caller looks for
         return (losses[:, 0] - losses[:, 1]) / (2.0 * eps)
+
+
+def leave_one_out(losses: np.ndarray, points: int, *, pool: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of one-sided points whose sum of weight * direction / eps estimates the gradient (RLOO).
+
+    losses: float64 [probes, points] or, with pool = "all", [probes, points + 1], the clean loss last.
+    pool: "probe": the baseline of a point is the mean of its probe's other points, and the probes are averaged; "all": it is
+    the mean over all other points of the step, each as a difference to its probe's clean loss.
+    Returns weights float64 [kept probes, points], and kept, bool [probes]: those with finite losses only.  For N points
+    1 / N sum_k (f_k - mean of the others) v_k = 1 / (N - 1) sum_k (f_k - mean) v_k.
+    """
+    kept = np.isfinite(losses).all(axis=1)
+    chosen = losses[kept]
+    if pool == "all":
+        chosen = chosen[:, :points] - chosen[:, points:]
+        count = chosen.size
+        mean = math.fsum(chosen.reshape(-1)) / max(count, 1)
+        return (chosen - mean) / max(count - 1, 1), kept
+    means = np.array([math.fsum(row) / points for row in chosen])
+    return (chosen - means[:, None]) / ((points - 1) * max(len(chosen), 1)), kept

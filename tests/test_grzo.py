@@ -1,0 +1,105 @@
+"""GRZO: every example at its own weights, against one forward per example; directions, wire and update."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import batch, tiny
+
+from zodist import noise
+from zodist.direction import Combination
+from zodist.errors import ModelError
+from zodist.forward import Evaluator
+from zodist.methods.grzo import GRZO, GRZOSettings
+from zodist.methods.steps import StepSeeds
+from zodist.params import Param, address, collect
+from zodist.signed import Signed
+
+
+def values(law: Signed, param: Param, *at: Combination) -> np.ndarray:
+    out = torch.empty(len(at), param.weights.numel())
+    law.lay(param, list(at), {}).write_(param, 0, out.shape[1], out, add=False)
+    return out.numpy().reshape(len(at), *param.shape)
+
+
+def param(shape: tuple[int, ...]) -> Param:
+    flat = torch.zeros(math.prod(shape))
+    return Param("w", address("w"), shape, flat, flat)
+
+
+@pytest.mark.parametrize("law", [noise.GAUSSIAN, noise.RADEMACHER])
+def test_a_direction_is_the_shared_noise_with_rows_and_columns_of_other_signs(law):
+    p, names = param((30, 50)), StepSeeds(4, 1).coded(3)
+    z = values(Signed(law), p, *[Combination(names[k : k + 1], np.ones(1)) for k in range(3)])
+    for name, got in zip(names.tolist(), z, strict=True):
+        u = noise.numbers(law, name & ~0xFFFF, p.id, noise.Z, 0, 1500).reshape(30, 50)
+        r = noise.numbers(noise.RADEMACHER, name, p.id, noise.U, 0, 30)
+        s = noise.numbers(noise.RADEMACHER, name, p.id, noise.V, 0, 50)
+        np.testing.assert_array_equal(got, u * np.outer(r, s))
+
+
+def test_a_sum_of_directions_is_their_sum():
+    p, names, w = param((12, 9)), StepSeeds(4, 1).coded(5), np.array([0.5, -1.0, 2.0, 0.25, -3.0])
+    each = values(Signed(0), p, *[Combination(names[k : k + 1], w[k : k + 1]) for k in range(5)])
+    together = values(Signed(0), p, Combination(names, w))[0]
+    np.testing.assert_allclose(together, each.sum(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("family", ["llama-tied", "llama-untied", "gpt2", "opt", "gemma3", "qwen3"])
+def test_every_example_is_evaluated_at_its_own_weights(family, columns):
+    """Against plain forwards of one row each on a copy of the model with that row's weights; both signs, any pieces."""
+    model, rows = tiny(family), 5
+    params, whole = collect(model), batch(rows, columns=columns)
+    law, names, eps = Signed(noise.GAUSSIAN), StepSeeds(2, 0).coded(rows), 2e-2
+    points = [Combination(names[k : k + 1], np.array([eps])) for k in range(rows)]
+    evaluator = Evaluator(model, params, lambda param: law)
+    got = evaluator.single_losses(points, [whole])
+    evaluator.close()
+    base = [p.weights.clone() for p in params]
+    named = ("input_ids", "attention_mask", "position_ids")
+    inputs = {n: getattr(whole, n) for n in named if n in inspect.signature(model.forward).parameters}
+    want, total = [], 0.0
+    for k in range(rows):
+        sides = []
+        for sign in (1.0, -1.0):
+            for p, start in zip(params, base, strict=True):
+                moved = values(law, p, points[k] * sign).reshape(-1)
+                p.model.copy_(start + torch.from_numpy(moved))
+            with torch.inference_mode():
+                out = model(**inputs, logits_to_keep=1).logits
+                chosen = out if whole.columns is None else out[:, :, whole.columns]
+                sides.append(float(whole.losses(chosen)[k].double()))
+        want.append(sides[0] - sides[1])
+        total += sum(sides)
+    for p, start in zip(params, base, strict=True):
+        p.model.copy_(start)
+    assert np.abs(want).min() > 1e-4
+    np.testing.assert_allclose(got[:-1] - got[-1], want, atol=2e-5)
+    assert got[-1] == pytest.approx(total / (2 * rows), abs=1e-5)
+
+
+def test_another_number_of_examples_than_of_directions_is_one_sentence():
+    model = tiny("llama-tied")
+    evaluator = Evaluator(model, collect(model), lambda param: Signed(0))
+    names = StepSeeds(2, 0).coded(6)
+    points = [Combination(names[k : k + 1], np.array([1e-3])) for k in range(6)]
+    with pytest.raises(ModelError, match="set the method's examples to batch.size"):
+        evaluator.single_losses(points, [batch(4)])
+
+
+def test_weights_are_the_examples_own_differences():
+    method = GRZO(GRZOSettings(probes=2, examples=3, eps=0.5, normalise="none"))
+    method.begin([])
+    generator = method.step(StepSeeds(1, 0))
+    probes = next(generator)
+    assert [(probe.losses, probe.forwards) for probe in probes] == [(4, 2), (4, 2)]
+    losses = np.array([[1.5, 0.5, 1.0, 1.0], [3.0, 2.0, 2.25, 2.0]])
+    with pytest.raises(StopIteration) as stop:
+        generator.send(losses)
+    np.testing.assert_allclose(stop.value.value.gradient.weights, np.array([0.5, -0.5, 0, 1.0, 0, 0.25]) / 6)
+    assert method.count(np.zeros((2, 4), np.float32)) == 4

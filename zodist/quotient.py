@@ -1,0 +1,70 @@
+"""A law for updates of Adam's kind: one law's numbers over the roots of another's, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zodist.direction import Cache, Combination, Laid, Law
+from zodist.params import Param
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Quotient(Law):
+    """m / (sqrt(v) + epsilon), times the sum of a combination's weights.
+
+    above, below: laws of m and v, such as Stored or LowRank, which scale with the sum of a combination's weights as well;
+    the numbers of v must not be negative.  correct: what m and v are multiplied with, Adam's corrections.
+    """
+
+    above: Law
+    below: Law
+    epsilon: float
+    correct: Callable[[], tuple[float, float]]
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidQuotient:
+        """Both laws' layouts; their tables are not shared between parameters, for m and v need none."""
+        first, second = self.correct()
+        above = self.above.lay(param, [c * first for c in combinations], {})
+        below = self.below.lay(param, [Combination.of((0, second))], {})
+        return LaidQuotient(above, below, np.float32(self.epsilon))
+
+
+class LaidQuotient(Laid):
+    """m at every combination, and v once."""
+
+    def __init__(self, above: Laid, below: Laid, epsilon: np.float32) -> None:
+        self.above, self.below, self.epsilon = above, below, epsilon
+        self.grain = max(above.grain, below.grain)
+
+    def write_(
+        self,
+        param: Param,
+        start: int,
+        stop: int,
+        out: torch.Tensor,
+        *,
+        add: bool = True,
+        parallel: bool = False,
+    ) -> None:
+        """float32, each operation rounded once; then, with ``add``, the weights' float32 sum rounded to out's dtype."""
+        m, v = torch.empty(out.shape), torch.empty(1, stop - start)
+        self.above.write_(param, start, stop, m, add=False, parallel=parallel)
+        self.below.write_(param, start, stop, v, add=False, parallel=parallel)
+        quotient, root = m.numpy(), v.numpy()
+        np.sqrt(root, out=root)
+        root += self.epsilon
+        quotient /= root
+        if add:
+            m += param.weights[start - param.origin : stop - param.origin].float()
+        out.copy_(m)
+
+    def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
+        """One row after the other: this law is for updates, which take ranges."""
+        width, row = out.shape[-1], torch.empty(len(out), out.shape[-1], dtype=out.dtype)
+        for place, number in enumerate(index.tolist()):
+            self.write_(param, number * width, (number + 1) * width, row, parallel=parallel)
+            out[:, place] = row

@@ -1,0 +1,160 @@
+"""How leaves run when every example of a batch has a perturbation of its own, in two forwards for all of them.
+
+A direction of an example is a noise that all share, with the signs of some rows and columns changed: U * (r_i s_i^T).
+Then x (W + U * r s^T)^T = x W^T + ((x * s) U^T) * r: one more product with the shared U, whatever the number of examples,
+and no matrix per example.  The batch is stacked twice, [plus; minus], row i of each half being example i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from zodist.errors import ModelError
+from zodist.leaves import Forward, Frame, Lookup
+from zodist.matrix import matrix_shape
+from zodist.params import Param
+from zodist.signed import LaidSigned
+
+
+def signs_of(frame: Frame, param: Param, rows: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """r times the weight, [2 * rows, m], minus in the second half, and s, [2 * rows, n]; None: the weights themselves."""
+    laid = frame.laid(param)
+    if laid is None:
+        return None
+    if not isinstance(laid, LaidSigned) or len(laid.r) != rows:
+        raise ModelError(
+            f"{param.name}: perturbations of single examples need one sign-factored direction an example"
+        )
+    r, s = torch.from_numpy(laid.r * laid.weights[:, None]), torch.from_numpy(laid.s)
+    return torch.cat([r, -r]), torch.cat([s, s])
+
+
+def shared(frame: Frame, param: Param, index: torch.Tensor | None = None) -> torch.Tensor:
+    """The noise U of a parameter in its shape and dtype, or some rows of it: in scratch, overwritten by the next."""
+    laid = frame.laid(param)
+    assert isinstance(laid, LaidSigned)
+    m, n = matrix_shape(param.shape)
+    rows = torch.arange(m) if index is None else index
+    out = frame.scratch(param.model.dtype, 1, len(rows), n)
+    laid.write_noise_(param, rows, out, parallel=frame.parallel)
+    return out.view(param.shape) if index is None else out[0]
+
+
+def _spread(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """[rows, k] as [rows, 1, ..., k], to go with an activation [rows, ..., k] in its dtype."""
+    return values.to(like.dtype).view(values.shape[0], *(1,) * (like.dim() - 2), values.shape[1])
+
+
+def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path: str) -> Forward:
+    """x W^T + ((x * s) U^T) * r; a GPT-2 layer holds W transposed, so its rows and columns change places."""
+    turned = isinstance(module, Conv1D)
+    original = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        rows, shape = frame.stack // 2, x.shape
+        x = x.reshape(frame.stack, -1, shape[-1])  # some models fold rows and positions into one axis
+        y = original(x.contiguous())
+        weight, bias = own.get("weight"), own.get("bias")
+        found = None if weight is None else signs_of(frame, weight, rows)
+        if weight is not None and found is not None:
+            outer, inner = (found[1], found[0]) if turned else found
+            noise = shared(frame, weight)
+            product = (x * _spread(inner, x)) @ (noise if turned else noise.t())
+            y = y + product * _spread(outer, y)
+        if bias is not None:
+            y = y + _vector(frame, bias, rows, y)
+        return y.view(*shape[:-1], -1)
+
+    return forward
+
+
+def _vector(frame: Frame, param: Param, rows: int, like: torch.Tensor) -> torch.Tensor | float:
+    """The perturbation of a vector for every row, ready to be added."""
+    found = signs_of(frame, param, rows)
+    if found is None:
+        return 0.0
+    r, s = found
+    return _spread(r * s * shared(frame, param).float().view(1, -1), like)
+
+
+def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: str) -> Forward:
+    """The rows looked up, plus those of the perturbation: r at the row's number times U's row times s."""
+    original, param = module.forward, own["weight"]
+
+    def find(ids: torch.Tensor) -> torch.Tensor:
+        index, inverse = torch.unique(ids, return_inverse=True)
+        y, found = param.model.view(param.shape)[index][inverse], signs_of(frame, param, frame.stack // 2)
+        if found is None:
+            return y
+        r, s = found
+        amount = torch.gather(r, 1, ids.expand(frame.stack, -1)).unsqueeze(-1)
+        return y + (amount * shared(frame, param, index)[inverse].float() * s.unsqueeze(1)).to(y.dtype)
+
+    lookup = Lookup(module, find)
+
+    def forward(*args, **kwargs):
+        with lookup:
+            return original(*args, **kwargs)
+
+    return forward
+
+
+def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> Forward:
+    """Any normalisation over the last axis: its own forward, once per row, with that row's weights in float32."""
+    original = module.forward
+    held = {name: p for name, p in module._parameters.items() if p is not None}
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        rows, stack = frame.stack // 2, frame.stack
+        values = {name: p.float().expand(stack, *p.shape) for name, p in held.items()}
+        for name, param in own.items():
+            found = signs_of(frame, param, rows)
+            if found is not None:
+                r, s = found
+                values[name] = param.weights.float() + r * s * shared(frame, param).float().view(1, -1)
+        outputs = []
+        try:
+            for row, part in enumerate(x.split(max(1, x.shape[0] // stack))):
+                module._parameters.update({name: value[row] for name, value in values.items()})  # type: ignore[arg-type]
+                outputs.append(original(part).to(x.dtype))
+        finally:
+            module._parameters.update(held)
+        return torch.cat(outputs)
+
+    return forward
+
+
+def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inner: Forward) -> Forward:
+    """The output projection at the vocabulary entries that enter the loss (``frame.columns``)."""
+    weight, bias = own.get("weight"), own.get("bias")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        columns, rows = frame.columns, frame.stack // 2
+        if columns is None:
+            return inner(x)
+        y = F.linear(
+            x.contiguous(), module.weight[columns], None if module.bias is None else module.bias[columns]
+        )
+        found = None if weight is None else signs_of(frame, weight, rows)
+        if weight is not None and found is not None:
+            r, s = found
+            product = (x * _spread(s, x)) @ shared(frame, weight, columns).t()
+            y = y + product * _spread(r[:, columns], y)
+        if bias is not None:
+            added = _vector(frame, bias, rows, x)
+            y = y + (added[..., columns] if isinstance(added, torch.Tensor) else added)
+        return y
+
+    return forward
+
+
+def kind_of(module: nn.Module) -> Callable[..., Forward]:
+    """The form of a leaf that zodist.leaves can perturb."""
+    if isinstance(module, nn.Embedding):
+        return embedding
+    return linear if isinstance(module, (nn.Linear, Conv1D)) else norm

@@ -1,0 +1,154 @@
+"""The estimate on losses whose gradient is known: its mean, its error, and what an update does to the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from zodist import config
+from zodist.rules import Sgd
+from zodist.testing.subject import Subject
+from zodist.testing.toys import NUMBERS, SHAPES, Landscape, Stage, landscape, named, stage
+
+PROBES = 64  # in a step, where a method has that setting
+ENOUGH = 8 * NUMBERS  # directions at which the cosine of an average is first looked at: 0.94 for MeZO
+LIMIT = 32 * ENOUGH
+OVERALL, EACH = 0.9, 0.6  # cosines over all weights, and over each parameter (the vector has 8 numbers only)
+CURVATURE = 5.0  # trace of the Hessian, where the gradient's length is 1
+TOLERANCE = 0.05  # of a declared error
+DOWNHILL = 12  # steps
+REACH, FEW = 60, 0.03  # steps, and the share of weights that they may leave out
+
+
+def mean_points_along_the_gradient(chosen: Subject) -> None:
+    """On a linear loss, under every coupling and noise law."""
+    for variant in chosen.variants("coupling", "noise"):
+        _check_mean(stage(chosen, probes=PROBES, **variant), landscape(), variant)
+
+
+def mild_curvature_leaves_the_mean_alone(chosen: Subject) -> None:
+    """On a loss with a little curvature, at the default size of a perturbation."""
+    _check_mean(stage(chosen, probes=PROBES), landscape(CURVATURE), {})
+
+
+def every_weight_is_reached(chosen: Subject) -> None:
+    """No weight with a gradient is left out for good, as centred losses would leave out those with equal codes.
+
+    Walsh codes are all alike at the first number of a parameter, whatever they are: a few such weights are let pass.
+    """
+    for variant in chosen.variants("coupling"):
+        on, loss, squares = stage(chosen, **variant), landscape(), np.zeros(NUMBERS)
+        wanted = np.zeros(NUMBERS, bool)
+        for step in range(REACH):
+            wanted |= _flat(on.method.expected(loss.by_name())) != 0.0
+            taken = on.take(step, lambda round, probes, on=on: on.measure(loss, probes))  # noqa: B023
+            squares += taken.estimate**2 / max(float(np.sum(taken.estimate**2)), 1e-300)
+        typical = [np.full(part.size, part.mean()) for part in named(squares).values()]
+        stuck = wanted & (squares <= 1e-12 * np.concatenate(typical))
+        if stuck.sum() > FEW * wanted.sum():
+            raise AssertionError(
+                f"{stuck.sum()} of {wanted.sum()} weights were never moved by {REACH} steps ({variant or 'defaults'}), such "
+                f"as numbers {', '.join(map(str, np.flatnonzero(stuck)[:4]))}; do the weights of the directions sum to zero?"
+            )
+
+
+def updates_lower_the_loss(chosen: Subject) -> None:
+    """The sign is right: plain steps go down a linear slope, under every noise law."""
+    for variant in chosen.variants("noise"):
+        on, slope = stage(chosen, probes=16, **variant), landscape().gradient
+        rule = Sgd(config.Rule(lr=1.0), on.params)
+        start = _position(on)
+
+        def height(x: np.ndarray, on: Stage = on, start: np.ndarray = start) -> np.ndarray:
+            return 1.0 + (x + (_position(on) - start)) @ slope  # noqa: B023
+
+        on.move = lambda gradient, on=on, rule=rule: rule.apply_(gradient, on.updates, 1e-3, 0)
+        for step in range(DOWNHILL):
+            on.take(step, lambda round, probes, on=on, height=height: on.measure(height, probes))
+        if _position(on).tolist() == start.tolist():
+            raise AssertionError(f"{DOWNHILL} steps ({variant or 'defaults'}) moved no weight")
+        rise = float((_position(on) - start) @ slope)
+        if not rise < 0.0:
+            raise AssertionError(
+                f"{DOWNHILL} steps ({variant or 'defaults'}) raised a linear loss by {rise:.3g}: its sign is wrong"
+            )
+
+
+def error_is_as_declared(chosen: Subject) -> None:
+    """``linear_error``, where a method declares it, is the mean squared error of its steps within five per cent."""
+    for variant in chosen.variants("coupling"):
+        on, loss = stage(chosen, probes=4, **variant), landscape()
+        declared = on.method.linear_error(NUMBERS)
+        if declared is None:
+            return
+        errors: list[float] = []
+        spread, points = np.inf, 0
+        while (len(errors) < 100 or spread > TOLERANCE / 3.0) and points < LIMIT:
+            taken = on.take(len(errors), lambda round, probes, on=on: on.measure(loss, probes))  # noqa: B023
+            points += taken.points
+            errors.append(float(np.sum((taken.estimate - loss.gradient) ** 2)) / declared)
+            if len(errors) % 100 == 0:
+                spread = float(np.std(errors) / np.sqrt(len(errors)) / np.mean(errors))
+        found = float(np.mean(errors))
+        if abs(found - 1.0) > TOLERANCE:
+            raise AssertionError(
+                f"linear_error({NUMBERS}) = {declared:.4g}, measured {found * declared:.4g} over {len(errors)} steps "
+                f"({variant or 'defaults'})"
+            )
+
+
+def _check_mean(on: Stage, loss: Landscape, variant: dict[str, Any]) -> None:
+    """Average steps until the average points the right way, or would have if it ever did."""
+    total, wanted = np.zeros(NUMBERS), np.zeros(NUMBERS)
+    step, points, look = 0, 0, ENOUGH
+    overall, each = 0.0, {}
+    while points < LIMIT:
+        expected = _flat(on.method.expected(loss.by_name()))
+        taken = on.take(step, lambda round, probes: on.measure(loss, probes))
+        step, points = step + 1, points + taken.points
+        total += taken.estimate
+        wanted += expected / np.linalg.norm(expected)
+        if points >= look:
+            look += look // 2
+            overall, each = _cosine(total, wanted), _by_parameter(total, wanted)
+            if overall > OVERALL and min(each.values()) > EACH:
+                return
+    listed = ", ".join(f"{name} {cosine:.2f}" for name, cosine in each.items())
+    raise AssertionError(
+        f"after {points} forwards ({variant or 'defaults'}) the mean estimate has cosine {overall:.3f} with what the "
+        f"method expects ({listed}), not above {OVERALL}; is its mean another than the gradient, define expected()"
+    )
+
+
+def _flat(expected: Any) -> np.ndarray:
+    """What a method expects, as float64 [NUMBERS]."""
+    if set(expected) != set(SHAPES):
+        raise AssertionError(
+            f"expected() gave {sorted(expected)}; give one array for each of {sorted(SHAPES)}"
+        )
+    for name, shape in SHAPES.items():
+        if np.shape(expected[name]) != shape:
+            raise AssertionError(
+                f"expected()[{name!r}] has shape {np.shape(expected[name])}, the weights {shape}"
+            )
+    flat = np.concatenate([np.asarray(expected[name], np.float64).reshape(-1) for name in SHAPES])
+    if not np.isfinite(flat).all() or not flat.any():
+        raise AssertionError("expected() must be finite, and not zero everywhere")
+    return flat
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    scale = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a.reshape(-1) @ b.reshape(-1)) / scale if scale else 0.0
+
+
+def _by_parameter(total: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    """The cosine within each parameter that is expected to move."""
+    found, want = named(total), named(wanted)
+    return {name: _cosine(found[name], want[name]) for name in SHAPES if want[name].any()}
+
+
+def _position(on: Stage) -> np.ndarray:
+    """The weights, float64 [NUMBERS]."""
+    return np.concatenate([p.weights.double().numpy() for p in on.params])
