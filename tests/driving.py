@@ -1,4 +1,4 @@
-"""Methods on loss functions of a plain vector: parameters, directions as numbers, and a step's generator driven to its end."""
+"""Methods on losses of a plain vector: parameters, directions as numbers, a step's generator driven to its end."""
 
 from __future__ import annotations
 

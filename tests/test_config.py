@@ -64,6 +64,11 @@ def test_defaults_are_filled_in(path):
         "eps": 1e-3,
         "noise": "gaussian",
         "coupling": "walsh",
+        "memory": "none",
+        "horizon": 8,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1e-8,
     }
 
 

@@ -40,19 +40,19 @@ def averaged(method: HiZOO, steps: int) -> np.ndarray:
     return np.mean(seen[steps // 2 :], axis=0)
 
 
-@pytest.mark.parametrize(("coupling", "probes"), [("walsh", 1), ("walsh", 8), ("independent", 4)])
+@pytest.mark.parametrize(("coupling", "probes"), [("walsh", 1), ("walsh", 4), ("independent", 3)])
 def test_curvature_tends_to_the_diagonal_of_the_hessian(coupling, probes):
     """One draw is as noisy as the trace is large: alpha and the number of steps leave about 15 %."""
     method = hizoo(alpha=0.005, eps=1e-2, h_min=1e-2, h_max=100.0, coupling=coupling, probes=probes)
-    found = averaged(method, 4000)
+    found = averaged(method, 2000)
     assert np.corrcoef(np.log(found), np.log(DIAGONAL))[0, 1] > 0.95
     np.testing.assert_allclose(found, DIAGONAL, rtol=0.6)
 
 
 def test_without_the_identity_all_curvatures_grow():
-    """By half the trace of the scaled Hessian, whatever their own: 5.9 is far above the mean of the diagonal, 2.3."""
+    """By half the trace of the scaled Hessian, until h = (1 + d / 2) * diagonal: five times it, for d = 8."""
     method = hizoo(alpha=0.005, eps=1e-2, h_min=1e-2, h_max=100.0, identity=False)
-    assert averaged(method, 3000).min() > DIAGONAL.mean()
+    assert np.mean(averaged(method, 2000) / DIAGONAL) == pytest.approx(5.0, rel=0.3)
 
 
 @pytest.mark.parametrize("coupling", ["walsh", "independent"])
@@ -61,7 +61,10 @@ def test_alpha_0_is_mezo_to_the_bit(coupling):
     shapes = {"a": (40, 30), "b": (7,)}
     settled = []
     for method in (
-        begun(HiZOO(HiZOOSettings(alpha=0.0, probes=2, coupling=coupling)), params(shapes)),
+        begun(
+            HiZOO(HiZOOSettings.model_validate({"alpha": 0.0, "probes": 2, "coupling": coupling})),
+            params(shapes),
+        ),
         begun(MeZO(MeZOSettings.model_validate({"probes": 2, "coupling": coupling})), params(shapes)),
     ):
         asked = next(method.step(StepSeeds(7, 0)))

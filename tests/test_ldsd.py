@@ -33,14 +33,15 @@ def learn(method: LDSD, g: np.ndarray, steps: int) -> None:
         outcome.then()
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("variant", ["best", "rloo"])
+@pytest.mark.parametrize(
+    ("variant", "coupling"), [("best", "walsh"), ("best", "independent"), ("rloo", "walsh")]
+)
 def test_mu_drifts_against_the_gradient_as_derived(coupling, variant):
-    """Oracle 2, d = 5,000: mu . g0 -> -lr_mu eps |g| T.  The sum has a standard error of 1.3 %."""
+    """Oracle 2, d = 5,000: mu . g0 -> -lr_mu eps |g| T.  The sum has a standard error of 2.5 %."""
     g = gradient(5000, 40.0)
     method = ldsd(5000, probes=4, points=5, lr_mu=3e-3, eps=1e-3, coupling=coupling, variant=variant)
-    learn(method, g, 1000)
-    assert method.mu["w"] @ g / 40.0 == pytest.approx(-3e-3 * 1e-3 * 40.0 * 1000, rel=0.05)
+    learn(method, g, 300)
+    assert method.mu["w"] @ g / 40.0 == pytest.approx(-3e-3 * 1e-3 * 40.0 * 300, rel=0.1)
 
 
 def test_noise_of_the_step_of_mu_is_the_probes_own_to_the_bit():
@@ -99,12 +100,12 @@ def gain(method: LDSD, g: np.ndarray, steps: int) -> float:
 
 
 def test_a_mean_along_the_gradient_gains_as_derived():
-    """1 + (mu . g0)^2; one point, so that nothing is selected.  The ratio has a standard error of 5 %."""
-    g = gradient(2000)
-    plain, learned = ldsd(2000, points=1), ldsd(2000, points=1)
+    """1 + (mu . g0)^2; one point, so that nothing is selected.  The ratio has a standard error of 7 %."""
+    g = gradient(1000)
+    plain, learned = ldsd(1000, points=1), ldsd(1000, points=1)
     learned.mu["w"][:] = -1.5 * g
-    assert gain(plain, g, 1500) == pytest.approx(1.0, rel=0.15)
-    assert gain(learned, g, 1500) == pytest.approx(1.0 + 1.5**2, rel=0.15)
+    assert gain(plain, g, 800) == pytest.approx(1.0, rel=0.2)
+    assert gain(learned, g, 800) == pytest.approx(1.0 + 1.5**2, rel=0.2)
 
 
 @pytest.mark.parametrize("points", [1, 3])
@@ -113,10 +114,10 @@ def test_the_mean_of_estimates_points_where_it_says(points):
     method = ldsd(30, points=points)
     method.mu["w"][:] = np.random.Generator(np.random.PCG64(5)).standard_normal(30) * 0.6
     mean = np.mean(
-        [moves(method, [drive(method, lambda x: x @ g, t).gradient])[0] for t in range(3000)], axis=0
+        [moves(method, [drive(method, lambda x: x @ g, t).gradient])[0] for t in range(1500)], axis=0
     )
     want = method.expected({"w": g})["w"]
-    assert mean @ want / np.linalg.norm(mean) / np.linalg.norm(want) > 0.98
+    assert mean @ want / np.linalg.norm(mean) / np.linalg.norm(want) > 0.96
     assert want @ g / np.linalg.norm(want) < 0.95, "or the mean would be the gradient's own direction"
 
 

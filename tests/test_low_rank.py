@@ -21,10 +21,16 @@ from zodist.direction import Combination
 from zodist.matrix import LaidLowRank
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
+from zodist.testing import CHECKS, subject
 
 NAMES = ["lozo", "subzero", "tezo", "zo_muon"]
 POINTS = {"zo_muon": "points"}
 MATRIX = {"w": (16, 8)}
+ABOUT_PLAIN_FORMS = {
+    "mean_points_along_the_gradient",
+    "mild_curvature_leaves_the_mean_alone",
+    "error_is_as_declared",
+} | {"state_is_as_large_as_memory_says"}
 # As many Rademacher codes as a factor has numbers are an orthogonal basis of it: then an estimate has no noise.
 COMPLETE = {"lozo": 64, "subzero": 16, "tezo": 4}
 
@@ -175,3 +181,14 @@ def test_more_codes_than_the_noise_can_tell_apart_are_refused(name, probes, numb
 
 def test_the_toy_has_a_matrix_a_vector_and_more_axes():
     assert sorted(len(shape) for shape in SHAPES.values()) == [1, 2, 3]
+
+
+# The shared suite runs with defaults; these settings have state of their own
+STATEFUL = [("lozo", {"momentum": 0.9}), ("tezo", {"memory": "momentum"}), ("tezo", {"memory": "adam"})]
+OF_STATE = [name for name in CHECKS if name not in ABOUT_PLAIN_FORMS]
+
+
+@pytest.mark.parametrize("check", OF_STATE)
+@pytest.mark.parametrize(("name", "settings"), STATEFUL, ids=["lozo-m", "tezo-m", "tezo-adam"])
+def test_the_suite_holds_with_state(name, settings, check):
+    CHECKS[check](subject(name, settings))

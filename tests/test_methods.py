@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 from runs import Place, finish, launch, make_place, wait_for
 
 from zodist import replay
-from zodist.config import _value, load
+from zodist.config import load
 from zodist.errors import JournalError
 from zodist.methods import METHODS
 from zodist.testing import CHECKS, subject
@@ -63,7 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def run(request: pytest.FixtureRequest, base: Place, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run of a method, uninterrupted, on one worker."""
     settings = {"name": request.param} | subject(request.param).settings(probes=3)
-    table = "".join(f"{key} = {_value(value)}\n" for key, value in settings.items())
+    table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     text = re.sub(r"\[method\]\n.*?\[", f"[method]\n{table}[", base.config.read_text(), flags=re.DOTALL)
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "config.toml").write_text(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from zodist.forward import Evaluator
 from zodist.methods import METHODS, Method, Probe
 from zodist.model import load_model
 from zodist.params import Param
+from zodist.prefix import FrozenPrefix
 from zodist.rules import RULES
 from zodist.step import Replica
 from zodist.tasks import Task, load_task
@@ -35,6 +36,7 @@ class Parts:
     method: Method
     fingerprint: str
     parallel: bool
+    states: dict[bytes, torch.Tensor]
 
     def replica(self) -> Replica:
         """The state machine, at step 0 with the base weights."""
@@ -47,7 +49,10 @@ class Parts:
     def evaluator(self, replica: Replica | None = None) -> Evaluator:
         """The evaluator of the replica's directions on this model; without a replica, of the weights alone."""
         laws = {} if replica is None else replica.directions
-        return Evaluator(self.model, self.params, laws, parallel=self.parallel)
+        prefix = None
+        if self.config.batch.cache_frozen:
+            prefix = FrozenPrefix(self.model, self.params, self.states)
+        return Evaluator(self.model, self.params, laws, parallel=self.parallel, prefix=prefix)
 
     def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:
         """Mean losses of a probe's points on some training examples, in pieces of examples_per_forward."""
@@ -62,12 +67,16 @@ class Parts:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Loaded:
-    """What a run reads from disk: a base model and a task.  fingerprint: that of the base weights."""
+    """What a run reads from disk: a base model and a task.
+
+    fingerprint: that of the base weights.  states: what frozen lower layers make of the examples, see FrozenPrefix.
+    """
 
     model: Any
     tokenizer: Any
     task: Task
     fingerprint: str
+    states: dict[bytes, torch.Tensor] = field(default_factory=dict)
 
 
 def load(config: Config) -> Loaded:
@@ -94,7 +103,8 @@ def load_parts(config: Config, threads: int, loaded: Loaded | None = None) -> Pa
     c, found = config, loaded or load(config)
     chosen = params.collect(found.model, c.model.train, master=c.model.master == "float32")
     method = METHODS[c.method.name].build(c.method.settings)
-    return Parts(c, found.model, found.tokenizer, found.task, chosen, method, found.fingerprint, threads > 1)
+    held = found.model, found.tokenizer, found.task, chosen, method, found.fingerprint
+    return Parts(c, *held, threads > 1, found.states)
 
 
 def versions() -> dict[str, str]:

@@ -115,11 +115,15 @@ class Rule(Section):
 
 
 class Batch(Section):
-    """[batch]: examples per data lane, lanes per probe, and examples in one forward (0: the whole batch)."""
+    """[batch]: examples per data lane, lanes per probe, and examples in one forward (0: the whole batch).
+
+    cache_frozen: compute what the layers below the first trained one make of an example once, and keep it.
+    """
 
     size: Positive = 16
     data_lanes: Positive = 1
     examples_per_forward: Count = 0
+    cache_frozen: bool = False
 
 
 class Exchange(Section):

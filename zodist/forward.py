@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from zodist.direction import Combination, Law
 from zodist.errors import ModelError
 from zodist.leaves import Forward, Frame, head, kind_of
 from zodist.params import Param
+from zodist.prefix import FrozenPrefix
 
 if TYPE_CHECKING:
     from zodist.tasks import Batch
@@ -30,6 +31,7 @@ class Evaluator:
     """Evaluates a transformers causal language model at points given as combinations of seeds.
 
     laws: what a seed means for a parameter, as a function of it or by its id.  parallel: use numba's threads.
+    prefix: frozen lower layers whose results are kept for every example.
     Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
     """
 
@@ -40,8 +42,9 @@ class Evaluator:
         laws: Callable[[Param], Law | None] | Mapping[int, Law | None],
         *,
         parallel: bool = False,
+        prefix: FrozenPrefix | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.prefix = model, prefix
         self.params = {p.name: p for p in params}
         known = laws if isinstance(laws, Mapping) else {p.id: laws(p) for p in params}
         self.frame = Frame(known, parallel)
@@ -130,15 +133,19 @@ class Evaluator:
 
     def _run(self, points: Sequence[Combination], batch: Batch, count: int, *, singly: bool) -> torch.Tensor:
         """The logits of ``count`` copies of the batch."""
-        rows = batch.input_ids.shape[0]
+        rows, skipping = batch.input_ids.shape[0], nullcontext()
+        inputs = {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+        if self.prefix is None:
+            inputs["input_ids"] = batch.input_ids
+        else:
+            inputs["inputs_embeds"], skipping = self.prefix.states(batch), self.prefix.skipping()
         inputs = {
-            "input_ids": batch.input_ids.repeat(count, 1),
-            "attention_mask": batch.attention_mask.repeat(count, 1),
-            "position_ids": batch.position_ids.repeat(count, 1),
+            name: value.repeat(count, *(1,) * (value.dim() - 1))
+            for name, value in inputs.items()
+            if name in self._accepted
         }
-        inputs = {name: value for name, value in inputs.items() if name in self._accepted}
         framed = self._framed(points, count * rows, batch.columns, singly=singly)
-        with torch.inference_mode(), framed:
+        with torch.inference_mode(), framed, skipping:
             logits = self.model(**inputs, logits_to_keep=batch.keep, use_cache=False).logits
             if points:
                 self._check_calls()

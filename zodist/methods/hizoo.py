@@ -7,9 +7,11 @@ Paper     losses at +eps z / sqrt(H), -eps z / sqrt(H) and at the weights; s = |
           H <- (1 - alpha) H + alpha s H (z^2 - 1), H from 1; gradient = slope * z / sqrt(H), with the new H.  The
           identity subtracted from z^2 is from memory and derivation: we could not read the paper's formula.
 Code      does not subtract it (identity = false), and leaves alpha at 0 unless asked.
-Derived   without it H grows by s alpha everywhere, a hidden decay of the rate; with it the mean of s H (z^2 - 1) is the
-          Hessian's diagonal.  Its noise is as large as its trace: with alpha small against 1 / steps, H stays near 1.
-          H is kept within h_min .. h_max, since one draw can be negative.  Published alpha: 1e-8.
+Derived   s H (z^2 - 1) has the Hessian's diagonal as its mean.  Without the 1 it has half the trace of the scaled Hessian
+          on top: H tends to 1 + d / 2 times the diagonal of d weights, which for a model is growth without end, a
+          hidden decay of the rate.  The noise of one draw is as large as the trace: alpha has to be small, and over a
+          run of 1 / alpha steps or less H stays near 1.  One draw can be negative: H is kept within h_min .. h_max.
+          Published alpha: 1e-8.
 Departure H moves once a step, by the mean of s over all probes.  Walsh codes do not change z^2, so with coupling =
           "walsh" one pass of noise moves H, whatever the number of probes; "independent" takes a pass for each.  Only
           Gaussian noise: z^2 of Rademacher numbers is 1 and says nothing about a single weight.

@@ -1,16 +1,17 @@
 """LOZO and LOZO-M, 2024, arXiv:2410.07698 (ICLR 2025): directions U V^T of low rank, V kept for a window of steps.
 
-Paper     a matrix [m, n] is probed at +eps U V^T and -eps U V^T: U [m, r] Gaussian in every step, V [n, r] Gaussian, drawn
-          anew every ``refresh`` steps; W <- W - lr * slope * U V^T / r.  Vectors: Gaussian, as in MeZO.
-          LOZO-M: N <- beta N + (1 - beta) slope * U; W <- W - lr * N V^T / r; when V changes, first
-          N <- N (V_old^T V_new) / n.  Vectors have an ordinary momentum.
-          Published: OPT-13B r = 1 to 2, refresh 50 or 100, eps 1e-3, lr 1e-6 or 1e-7; RoBERTa-large r = 4; beta = 0.9.
-Code      leaves the 1 / r out.  It draws V before U from one stream when it probes and U alone when it updates, so that at
-          every refresh the weights move along another U than was measured, which also enters the momentum.
-Departure U and V have addresses of their own: probes and update cannot disagree.  The direction is U V^T / sqrt(r): unit
-          variance, so that eps and rates compare with MeZO's.  A published eps is ours / sqrt(r); the paper's rate is
-          ours, the code's rate is ours / r.  Probes of a step are Walsh codes of one U (coupling = "walsh"), several
-          are averaged, and noise = "rademacher" is offered for U; V is always Gaussian.
+Paper     a matrix [m, n] is probed at +eps U V^T and -eps U V^T: U [m, r] Gaussian in every step, V [n, r] Gaussian,
+          drawn anew every ``refresh`` steps; W <- W - lr * slope * U V^T / r.  Vectors: Gaussian, as in MeZO.
+          LOZO-M: N <- beta N + (1 - beta) slope * U; W <- W - lr * N V^T / r; when V changes, first N <- N (V_old^T
+          V_new) / n.  Vectors have an ordinary momentum.
+          Published: OPT-13B r = 1 to 2, refresh 50 or 100, eps 1e-3, lr 1e-6 or 1e-7; RoBERTa-large r = 4; beta =
+          0.9.
+Code      leaves the 1 / r out.  It draws V before U from one stream when it probes and U alone when it updates, so
+          that at every refresh the weights move along another U than was measured, which also enters the momentum.
+Departure U and V have addresses of their own: probes and update cannot disagree.  The direction is U V^T / sqrt(r):
+          unit variance, so that eps and rates compare with MeZO's.  A published eps is ours / sqrt(r); the paper's
+          rate is ours, the code's rate is ours / r.  Probes of a step are Walsh codes of one U (coupling = "walsh"),
+          several are averaged, and noise = "rademacher" is offered for U; V is always Gaussian.
 Replay    plain: any order while weight decay is 0 and the rule is sgd.  With momentum: in order.
 State     none; with momentum 4 bytes for each of the m r numbers of a matrix and for each number of a vector.
 Memory    4 bytes for each number of V, m r for U while in use.  Forwards a step: 2 per probe.

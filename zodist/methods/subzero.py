@@ -1,17 +1,18 @@
 """SubZero, 2024, arXiv:2410.08989 (ICCV 2025): directions U Z V^T inside random subspaces kept for a window of steps.
 
-Paper     a matrix [m, n] is probed at +eps and -eps along U Z V^T: U [m, r] and V [n, r] orthonormal, drawn anew every
-          ``refresh`` steps, Z [r, r] Gaussian in every step; gradient = slope * the direction.  Other parameters: Gaussian,
-          as in MeZO.
-Code      multiplies with sqrt(m n) / r, which the paper's formula does not have; with it numbers have variance 1 over the
-          windows, and eps and rates are MeZO's.  So it is here: published eps and rates are ours.  It draws U and V from
-          the global stream before the step's seed is set, so that a run cannot be replayed.
-          Published: rank 8 and refresh 2000 (code), 24 and 1000 (README); other papers use rank 32 to 64, refresh 500 to
-          2000 and lr 1e-7.  For LoRA and prompts the code reshapes tensors to near squares; here they keep their shape.
-Departure U, V and Z have addresses of their own; U and V come from Gram-Schmidt in float64 with a fixed order of sums.
-          rank is at most min(m, n).  Probes of a step are Walsh codes of one Z (coupling = "walsh"), several are
-          averaged, and noise = "rademacher" is offered for Z.  Z has only r^2 numbers, so that more codes than that
-          would repeat each other.
+Paper     a matrix [m, n] is probed at +eps and -eps along U Z V^T: U [m, r] and V [n, r] orthonormal, drawn anew
+          every ``refresh`` steps, Z [r, r] Gaussian in every step; gradient = slope * the direction.  Other
+          parameters: Gaussian, as in MeZO.
+Code      multiplies with sqrt(m n) / r, which the paper's formula does not have; with it numbers have variance 1 over
+          the windows, and eps and rates are MeZO's.  So it is here: published eps and rates are ours.  It draws U and
+          V from the global stream before the step's seed is set, so that a run cannot be replayed.
+          Published: rank 8 and refresh 2000 (code), 24 and 1000 (README); other papers use rank 32 to 64, refresh 500
+          to 2000 and lr 1e-7.  For LoRA and prompts the code reshapes tensors to near squares; here they keep their
+          shape.
+Departure U, V and Z have addresses of their own; U and V come from Gram-Schmidt in float64 with a fixed order of
+          sums.  rank is at most min(m, n).  Probes of a step are Walsh codes of one Z (coupling = "walsh"), several
+          are averaged, and noise = "rademacher" is offered for Z.  Z has only r^2 numbers, so that more codes than
+          that would repeat each other.
 Replay    any order while weight decay is 0 and the rule is sgd.  State: none.
 Memory    4 bytes for each of the (m + n) r numbers of U and V.  Forwards a step: 2 per probe.
 """

@@ -1,20 +1,21 @@
 """TeZO, TeZO-m and TeZO-Adam, 2025, arXiv:2501.19057: all directions of a matrix share one CP factorisation.
 
-Paper     U [m, r] and V [n, r] Gaussian, drawn once for the whole run; a step draws tau [r] and probes a matrix at +eps and
-          -eps along Z = U diag(tau) V^T; W <- W - lr * slope * Z.  Vectors: not known to us; here as in MeZO.
+Paper     U [m, r] and V [n, r] Gaussian, drawn once for the whole run; a step draws tau [r] and probes a matrix at
+          +eps and -eps along Z = U diag(tau) V^T; W <- W - lr * slope * Z.  Vectors: not known to us; here as in
+          MeZO.
           TeZO-m (memory = "momentum"): m <- beta1 m + (1 - beta1) slope * tau, r numbers; step U diag(m) V^T.
           TeZO-Adam (memory = "adam"): a separable second moment.
-Derived   v <- beta2 v + (1 - beta2) (slope * tau)^2; the second moment of a weight is (U o U) diag(v) (V o V)^T, in which
-          cross terms of mean zero are dropped; W <- W - lr * m / (sqrt(v) + epsilon).  Adam's corrections of both
-          moments, epsilon outside of the root, ordinary Adam moments for vectors: our choice.  rule.lr is then in weights
-          moved, and rule.name = "sgd".
-          E[<G, Z> Z] = r G over U, V and tau, so tau has variance 1 / r here: eps and rates compare with MeZO's.  Whether
-          the authors scale so is not known to us; if tau has variance 1, eps = ours / sqrt(r), rate = ours / r.
-          With U and V fixed only r numbers of a matrix are trained, by far the strongest limit of the method.
-Departure refresh > 0 draws U and V anew every so many steps; moments belong to one pair, so it goes with memory = "none".
-          The paper chooses the rank of each layer from its spectrum (mean 31.5); here one rank serves all.
-          Several probes are averaged.  They are independent, for r numbers cost nothing; coupling = "walsh" is offered,
-          but more codes than r would repeat each other.
+Derived   v <- beta2 v + (1 - beta2) (slope * tau)^2; the second moment of a weight is (U o U) diag(v) (V o V)^T, in
+          which cross terms of mean zero are dropped; W <- W - lr * m / (sqrt(v) + epsilon).  Adam's corrections of
+          both moments, epsilon outside of the root, ordinary Adam moments for vectors: our choice.  rule.lr is then
+          in weights moved, and rule.name = "sgd".  E[<G, Z> Z] = r G over U, V and tau, so tau has variance 1 / r
+          here: eps and rates compare with MeZO's.  Whether the authors scale so is not known to us; if tau has
+          variance 1, eps = ours / sqrt(r), rate = ours / r. With U and V fixed only r numbers of a matrix are
+          trained, by far the strongest limit of the method.
+Departure refresh > 0 draws U and V anew every so many steps; moments belong to one pair, so it goes with memory =
+          "none".  The paper chooses the rank of each layer from its spectrum (mean 31.5); here one rank serves all.
+          Several probes are averaged.  They are independent, for r numbers cost nothing; coupling = "walsh" is
+          offered, but more codes than r would repeat each other.
 Replay    plain: any order, and the history of a matrix is one r-vector.  With memory: in order.
 State     none; with memory 4 bytes for each of the r numbers of a matrix and for each number of a vector, a moment.
 Memory    4 bytes for each of the (m + n) r numbers of U and V.  Forwards a step: 2 per probe.

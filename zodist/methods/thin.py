@@ -25,13 +25,13 @@ def is_matrix(param: Param) -> bool:
 class Bases:
     """Two thin matrices for every matrix of weights, which change every ``refresh`` steps (0: never).
 
-    A basis is a function of (run seed, window, parameter, side) alone, and no stream is drawn from, so that probes and
-    update cannot disagree about it, in the first step of a window either.  It is derived: made when first asked for, kept
-    while the window lasts, and no part of a method's state.  Before any step has begun, it is that of run 0.
+    A basis is a function of (run seed, window, parameter, side) alone, and no stream is drawn from, so that probes
+    and update cannot disagree about it, in the first step of a window either.  It is derived: made when first asked
+    for, kept while the window lasts, and no part of a method's state.  Before any step has begun, it is that of run 0.
     """
 
     def __init__(self, rank: int, refresh: int, *, orthonormal: bool = False) -> None:
-        """orthonormal: columns are those of the Gaussian ones after Gram-Schmidt; else they are Gaussian, of variance 1."""
+        """orthonormal: the columns are Gaussian ones after Gram-Schmidt; else Gaussian, of variance 1."""
         self._rank, self._refresh, self._orthonormal = rank, refresh, orthonormal
         self._seeds, self.window = StepSeeds(0, 0), 0
         self._made: dict[tuple[int, int], np.ndarray] = {}

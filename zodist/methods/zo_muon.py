@@ -1,19 +1,20 @@
 """ZO-Muon, 2026, arXiv:2602.17155: a gradient estimated in a random subspace, its singular values set to 1.
 
-Paper     P [m, r] Haar orthonormal, drawn anew every ``refresh`` steps; N one-sided points on one batch:
-          c_i = (L(W + mu P Psi_i) - L(W)) / mu with Psi_i [r, n] Gaussian, all parameters at once;
-          G = mean of c_i Psi_i; O = msign(G) by 5 quintic Newton-Schulz steps; W <- W - lr * P O.  No momentum.
-          Vectors move by plain steps along their estimate.
+Paper     P [m, r] Haar orthonormal, drawn anew every ``refresh`` steps; N one-sided points on one batch: c_i = (L(W +
+          mu P Psi_i) - L(W)) / mu with Psi_i [r, n] Gaussian, all parameters at once; G = mean of c_i Psi_i; O =
+          msign(G) by 5 quintic Newton-Schulz steps; W <- W - lr * P O.  No momentum.  Vectors move by plain steps
+          along their estimate.
           Published for OPT-13B: lr 1e-2, mu 1e-3, rank 64, refresh 100, N = 4.
-Code      has a rate of 1e-7 for vectors written into it: vector_rate = 1e-7 / 1e-2 of rule.lr.  At a refresh it draws P anew
-          for each of the N points and updates with the last.  Newton-Schulz runs in the weights' dtype.
-Derived   a matrix moves by sqrt(r) * lr in Frobenius norm whatever the losses say, one without gradient as well: the rate
-          has to decay.  So eps matters only for the losses, not for the size of a step.
-Departure directions are sqrt(m / r) P Psi: unit variance, as vectors have, so that eps compares with MeZO's; a published mu
-          is ours * sqrt(m / r), matrix by matrix.  Singular values are set to 1 after the points of all probes of the
-          step, which are those of all workers, are added up; float64 with a fixed order of sums; exact = true converges.
-          P comes from Gram-Schmidt with positive signs.  Points are Walsh codes of one Psi (coupling = "walsh"), and
-          noise = "rademacher" is offered.  Slopes are differences to the clean loss of the same probe.
+Code      has a rate of 1e-7 for vectors written into it: vector_rate = 1e-7 / 1e-2 of rule.lr.  At a refresh it draws
+          P anew for each of the N points and updates with the last.  Newton-Schulz runs in the weights' dtype.
+Derived   a matrix moves by sqrt(r) * lr in Frobenius norm whatever the losses say, one without gradient as well: the
+          rate has to decay.  So eps matters only for the losses, not for the size of a step.
+Departure directions are sqrt(m / r) P Psi: unit variance, as vectors have, so that eps compares with MeZO's; a
+          published mu is ours * sqrt(m / r), matrix by matrix.  Singular values are set to 1 after the points of all
+          probes of the step, which are those of all workers, are added up; float64 with a fixed order of sums; exact
+          = true converges.  P comes from Gram-Schmidt with positive signs.  Points are Walsh codes of one Psi
+          (coupling = "walsh"), and noise = "rademacher" is offered.  Slopes are differences to the clean loss of the
+          same probe.
 Replay    in any order, a step from its own losses alone.  State: none.
 Memory    4 bytes for each of the m r numbers of P.  Forwards a step: points + 1 per probe.
 """
