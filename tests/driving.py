@@ -66,7 +66,7 @@ def drive(method: Method, losses: Losses, step: int = 0, run: int = 7) -> Outcom
 
 
 def answer(
-    method: Method, *rounds: np.ndarray, step: int = 0, run: int = 7
+    method: Method, *rounds: np.ndarray | list[list[float]], step: int = 0, run: int = 7
 ) -> tuple[list[tuple[Probe, ...]], Outcome]:
     """One step with given losses, round by round: what was asked, and the outcome."""
     generator = method.step(StepSeeds(run, step))

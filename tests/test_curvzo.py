@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from driving import answer, begun, drive, moves, numbers, params
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,6 +146,17 @@ def test_parameters_of_a_block_are_perturbed_together():
     z = moves(method, [Combination.of((int(seed), 1.0)) for seed in StepSeeds(1, 1).names(64, "walsh")])
     on = (z.reshape(64, 4, 8) != 0).all(axis=2)
     assert (on[:, 0] == on[:, 2]).all() and (on[:, 1] == on[:, 3]).all() and (on[:, 0] != on[:, 1]).any()
+
+
+def test_what_parameters_share_within_a_forward_is_their_own_block_s():
+    """Tables laid out side by side are those laid out alone."""
+    method = curvzo({"0.a": (8,), "1.a": (8,), "0.b": (8,)}, blocks="layer", fraction=0.5)
+    at = [Combination.of((int(seed), 1.0)) for seed in StepSeeds(1, 1).names(64, "walsh")]
+    together: dict = {}
+    for p in method.params:
+        law, out = method.direction(p), torch.empty(len(at), 8)
+        law.lay(p, at, together).write_(p, 0, 8, out, add=False)
+        assert (out.numpy() == numbers(law, p, at)).all()
 
 
 def test_seeds_of_another_step_are_weighed_alike():

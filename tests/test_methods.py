@@ -21,7 +21,7 @@ from zodist.train import train
 
 STEPS = 5
 END = ("journal.jsonl", f"snapshot-{STEPS:08d}.safetensors")
-CHANGES = ("run.steps=5", "output.evaluate_every=0", "output.snapshot_every=2", "task.test=4", "batch.size=2")
+CHANGES = ("run.steps=5", "output.evaluate_every=0", "output.snapshot_every=2", "task.test=4", "batch.size=3")
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zodist.bench.command import bench_app
 from zodist.errors import ConfigError, ZodistError
 from zodist.threads import prepare_environment
 
@@ -23,9 +24,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Fine-tune language models on many nodes with forward passes alone: workers exchange seeds and losses, "
     "16 bytes a probe, and all stay bit-identical.",
-)
-bench_app = typer.Typer(
-    no_args_is_help=True, help="Measure zodist against its physical limits and its peers."
 )
 app.add_typer(bench_app, name="bench")
 
@@ -285,48 +283,6 @@ def compare(
         print(f"folder   {outcome.out}: table.md, compare.png, results.jsonl, runs/")
     if outcome.problem:
         raise ZodistError(outcome.problem)
-
-
-@bench_app.command()
-def step(
-    model: Annotated[str, typer.Option(help="Hub name, folder, or smollm2-135m.")] = "smollm2-135m",
-    noise: Annotated[str, typer.Option(help="gaussian or rademacher.")] = "rademacher",
-    batch: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example.")] = 32,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    probes: Annotated[int, typer.Option(min=1, help="Two-sided probes in a step.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 0,
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Rounds, in each of which every variant runs once.")
-    ] = 7,
-    columns: Annotated[int, typer.Option(min=0, help="Vocabulary entries in the loss; 0: all.")] = 2,
-    as_json: Json = False,
-) -> None:
-    """Time a training step beside two bare forward passes and the in-place MeZO step as published.
-
-    All run in one process on the same model, batch and threads, in turn; peak memory is taken in a process of its own
-    for each.
-    """
-    from zodist.bench.step import measure_step, table
-    from zodist.threads import budget
-
-    result = measure_step(
-        model=model,
-        noise=noise,
-        batch=batch,
-        tokens=tokens,
-        dtype=dtype,
-        probes=probes,
-        threads=threads or budget(1),
-        repeats=repeats,
-        columns=columns,
-    )
-    if as_json:
-        _print(result)
-        return
-    from rich.console import Console
-
-    Console().print(table(result))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ whatever the number of terms.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,9 @@ class Dressed(Law):
                     chosen = [Combination.of() for _ in chosen]
             cache[place] = LaidDense(self.noise.law, *coded_tables(self.noise, chosen))
         keys, tables = cache[place].keys, cache[place].tables
-        shares = np.array([c.weights.sum() for c in combinations], np.float32)
+        if "shares" not in cache:  # added up exactly: numpy's order of addition depends on the processor
+            cache["shares"] = np.array([math.fsum(c.weights) for c in combinations], np.float32)
+        shares = cache["shares"]
         return LaidDense(self.noise.law, keys, tables, shares, self.mean, self.curvature, self.below)
 
 

@@ -11,7 +11,9 @@ Derived   s H (z^2 - 1) has the Hessian's diagonal as its mean.  Without the 1 i
           on top: H tends to 1 + d / 2 times the diagonal of d weights, which for a model is growth without end, a
           hidden decay of the rate.  The noise of one draw is as large as the trace: alpha has to be small, and over a
           run of 1 / alpha steps or less H stays near 1.  One draw can be negative: H is kept within h_min .. h_max.
-          Published alpha: 1e-8.
+          On SmolLM2-135M s was about 1,300 (8 probes, batches of 8 words, bfloat16, eps 3e-3): over 700 steps noise
+          moves H by 5 % with alpha = 1e-6, our default, and by 0.05 % with the published 1e-8; the diagonal it looks
+          for is about 2e-5 on average, and its differences are lost in that.
 Departure H moves once a step, by the mean of s over all probes.  Walsh codes do not change z^2, so with coupling =
           "walsh" one pass of noise moves H, whatever the number of probes; "independent" takes a pass for each.  Only
           Gaussian noise: z^2 of Rademacher numbers is 1 and says nothing about a single weight.

@@ -42,7 +42,7 @@ class LOZOSettings(Settings):
 
     probes: int = Field(1, ge=1, le=noise.CODES, description="two-sided probes in a step, over all workers")
     eps: float = Field(
-        1e-3, gt=0, description="perturbation size, in weight units (published: 1e-3 / sqrt(rank))"
+        1e-3, gt=0, description="perturbation size, in weight units (published: 1e-3 * sqrt(rank))"
     )
     rank: int = Field(2, ge=1, le=1024, description="columns of U and V (published: 1, 2 and 4)")
     refresh: int = Field(50, ge=0, description="steps that V lasts; 0: all (published: 50 and 100)")
@@ -107,7 +107,7 @@ class LOZO(Method):
         return {f"momentum/{name}": held for name, held in self._momenta.items()} | {"window": self._window}
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """A matrix's gradient G is seen as G V V^T / r."""
+        """Without momentum a matrix's gradient G is seen as G V V^T / r."""
         found = dict(gradients)
         for p in filter(is_matrix, self.params):
             v, g = self._bases.right(p).astype(np.float64), gradients[p.name].reshape(matrix_shape(p.shape))

@@ -138,7 +138,7 @@ class TeZO(Method):
         return {} if self.settings.memory == "none" else first | second | {"steps": self._steps}
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """A matrix's gradient G is seen as sum over k of (u_k^T G v_k) u_k v_k^T / r."""
+        """Without memory a matrix's gradient G is seen as sum over k of (u_k^T G v_k) u_k v_k^T / r."""
         found = dict(gradients)
         for p in filter(is_matrix, self.params):
             u, v = self._bases.left(p).astype(np.float64), self._bases.right(p).astype(np.float64)

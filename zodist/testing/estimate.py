@@ -76,15 +76,18 @@ def updates_lower_the_loss(chosen: Subject) -> None:
 
 
 def error_is_as_declared(chosen: Subject) -> None:
-    """``linear_error``, where a method declares it, is the mean squared error of its steps: to five per cent and a standard error."""
+    """``linear_error``, where a method declares it, is the mean squared error of its steps.
+
+    To within five per cent and a standard error.
+    """
     for variant in chosen.variants("coupling"):
-        on, loss = stage(chosen, probes=4, **variant), landscape()
+        on, loss = stage(chosen, probes=2, **variant), landscape()
         declared = on.method.linear_error(NUMBERS)
         if declared is None:
             return
         errors: list[float] = []
         spread, points = np.inf, 0
-        while (len(errors) < 100 or spread > TOLERANCE / 2.0) and points < LIMIT:
+        while (len(errors) < 100 or spread > TOLERANCE / 2.0) and points < LIMIT // 2:
             taken = on.take(len(errors), lambda round, probes, on=on: on.measure(loss, probes))  # noqa: B023
             points += taken.points
             errors.append(float(np.sum((taken.estimate - loss.gradient) ** 2)) / declared)

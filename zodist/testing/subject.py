@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from zodist.methods import METHODS, Method, MethodEntry
 
-# Settings by their common names, so that a method that has them fits matrices of 8 by 12 and shows within a few steps
-# what its refreshes do.
-SMALL = {"rank": 4, "refresh": 3}
+# Settings by their common names, so that a method that has them fits matrices of 4 by 12 and batches of 3, and shows
+# within a few steps what its refreshes do.
+SMALL = {"rank": 2, "refresh": 3, "examples": 3}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Toys: a few hundred weights, losses whose gradient is known, and a stage on which a method takes steps.
+"""Toys: a hundred weights, losses whose gradient is known, and a stage on which a method takes steps.
 
 Directions are laid out by the method's own laws; losses are computed from them in float64 and go through the records of
 the wire, as those of a model do.
@@ -22,7 +22,7 @@ from zodist.params import Param
 from zodist.testing.subject import Subject
 
 # A tall matrix, a wide one and a vector; sizes are multiples of 8, so that few Walsh codes divide them evenly.
-SHAPES = {"tall.weight": (12, 8), "wide.weight": (8, 12), "layer.bias": (8,)}
+SHAPES = {"tall.weight": (12, 4), "wide.weight": (4, 12), "layer.bias": (8,)}
 NUMBERS = sum(math.prod(shape) for shape in SHAPES.values())
 RUN = 5  # the run's seed
 
@@ -140,6 +140,10 @@ class Stage:
         probes, rounds = next(generator), []
         while True:
             rounds.append(probes)
+            if len({probe.losses for probe in probes}) != 1:
+                raise AssertionError(
+                    f"step {step} round {len(rounds) - 1}: the probes of a round must ask for equally many losses, one at least"
+                )
             try:
                 probes = generator.send(through_the_wire(losses(len(rounds) - 1, probes)))
             except StopIteration as stop:

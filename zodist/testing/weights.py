@@ -59,7 +59,9 @@ def weights_are_read_only_during_evaluations(chosen: Subject) -> None:
 
 
 def _losses(evaluator: Evaluator, probe: Probe, batch: Batch) -> np.ndarray:
-    return evaluator.losses(probe.points, [batch])
+    """What a worker measures for one probe, as in zodist.assemble."""
+    evaluate = evaluator.single_losses if probe.singly else evaluator.losses
+    return evaluate(probe.points, [batch])
 
 
 def _model() -> torch.nn.Module:
