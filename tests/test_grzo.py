@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from models import batch, tiny
+from models import TinyBatch, batch, tiny
 
 from zodist import noise
 from zodist.direction import Combination
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
+from zodist.methods import Probe
 from zodist.methods.grzo import GRZO, GRZOSettings
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address, collect
@@ -58,7 +60,7 @@ def test_every_example_is_evaluated_at_its_own_weights(family, columns):
     law, names, eps = Signed(noise.GAUSSIAN), StepSeeds(2, 0).coded(rows), 2e-2
     points = [Combination(names[k : k + 1], np.array([eps])) for k in range(rows)]
     evaluator = Evaluator(model, params, lambda param: law)
-    got = evaluator.single_losses(points, [whole])
+    got = evaluator.single_losses(Probe(1, tuple(points), rows, paired=True), [whole])
     evaluator.close()
     base = [p.weights.clone() for p in params]
     named = ("input_ids", "attention_mask", "position_ids")
@@ -83,13 +85,46 @@ def test_every_example_is_evaluated_at_its_own_weights(family, columns):
     assert got[-1] == pytest.approx(total / (2 * rows), abs=1e-5)
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_one_sided_passes_share_one_pass_at_the_weights(pieces):
+    """Differences of three passes to the unperturbed losses; cut into pieces, the same to float32 rounding."""
+    model, rows = tiny("llama-tied"), 4
+    whole, names = batch(rows), StepSeeds(2, 0).coded(3 * rows)
+    points = tuple(Combination(names[k : k + 1], np.array([1e-2])) for k in range(3 * rows))
+    evaluator = Evaluator(model, collect(model), lambda param: Signed(noise.RADEMACHER))
+    parts = [whole] if pieces == 1 else [part_of(whole, slice(0, 3)), part_of(whole, slice(3, 4))]
+    got = evaluator.single_losses(Probe(1, points, rows), parts)
+    pairs = [
+        evaluator.single_losses(Probe(1, points[k * rows : (k + 1) * rows], rows, paired=True), [whole])
+        for k in range(3)
+    ]
+    minus = [
+        evaluator.single_losses(
+            Probe(1, tuple(p * -1.0 for p in points[k * rows : (k + 1) * rows]), rows), [whole]
+        )
+        for k in range(3)
+    ]
+    for k in range(3):
+        side = got[k * rows : (k + 1) * rows] - got[-1]
+        np.testing.assert_allclose(
+            side - (minus[k][:-1] - minus[k][-1]), pairs[k][:-1] - pairs[k][-1], atol=2e-5
+        )
+    assert got[-1] == pytest.approx(evaluator.losses((), [whole])[0], abs=1e-5)
+
+
+def part_of(b: TinyBatch, rows: slice) -> TinyBatch:
+    held = {n: getattr(b, n)[rows] for n in ("input_ids", "attention_mask", "position_ids", "labels")}
+    return replace(b, **held, examples=len(held["labels"]))
+
+
 def test_another_number_of_examples_than_of_directions_is_one_sentence():
     model = tiny("llama-tied")
     evaluator = Evaluator(model, collect(model), lambda param: Signed(0))
     names = StepSeeds(2, 0).coded(6)
     points = [Combination(names[k : k + 1], np.array([1e-3])) for k in range(6)]
-    with pytest.raises(ModelError, match="set the method's examples to batch.size"):
-        evaluator.single_losses(points, [batch(4)])
+    for rows in (4, 7):
+        with pytest.raises(ModelError, match="examples.* set to batch.size|examples to batch.size"):
+            evaluator.single_losses(Probe(1, tuple(points), 6, paired=True), [batch(rows)])
 
 
 def test_weights_are_the_examples_own_differences():

@@ -91,11 +91,11 @@ class Drawing(Sound):
 class Hiding(Sound):
     """Its state is complete but for a counter."""
 
-    count = 0
+    taken = 0
 
     def after(self, losses, outcome):
-        self.count = self.count + 1
-        return Outcome(outcome.gradient * self.count, outcome.loss, outcome.slope, outcome.skipped)
+        self.taken += 1
+        return Outcome(outcome.gradient * self.taken, outcome.loss, outcome.slope, outcome.skipped)
 
 
 class Copying(Sound):

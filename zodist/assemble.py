@@ -60,8 +60,8 @@ class Parts:
         chosen = sorted((self.task.train[int(i)] for i in indices), key=lambda e: len(e.tokens))
         piece = self.config.batch.examples_per_forward or len(chosen)
         batches = [self.task.batch(chosen[i : i + piece]) for i in range(0, len(chosen), piece)]
-        if probe.singly:
-            return evaluator.single_losses(probe.points, batches)
+        if probe.examples:
+            return evaluator.single_losses(probe, batches)
         return evaluator.losses(probe.points, batches)
 
 

@@ -24,6 +24,7 @@ from zodist.params import Param
 from zodist.prefix import FrozenPrefix
 
 if TYPE_CHECKING:
+    from zodist.methods import Probe
     from zodist.tasks import Batch
 
 
@@ -104,7 +105,7 @@ class Evaluator:
             if not frame.active:
                 return original(*args, **kwargs)
             frame.calls[path] = frame.calls.get(path, 0) + 1
-            if frame.singly:
+            if frame.shares is not None:
                 return alone(*args, **kwargs)
             return inner(*args, **kwargs) if frame.points or is_head else original(*args, **kwargs)
 
@@ -119,9 +120,13 @@ class Evaluator:
 
     @contextmanager
     def _framed(
-        self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None, *, singly: bool = False
+        self,
+        points: Sequence[Combination],
+        stack: int,
+        columns: torch.Tensor | None,
+        shares: torch.Tensor | None,
     ):
-        self.frame.start(points, stack, columns, singly=singly)
+        self.frame.start(points, stack, columns, shares)
         try:
             yield
         finally:
@@ -129,9 +134,11 @@ class Evaluator:
 
     def logits(self, points: Sequence[Combination], batch: Batch) -> torch.Tensor:
         """The logits that enter the loss: [points, rows, keep, columns]; no points: one, the weights themselves."""
-        return self._run(points, batch, max(1, len(points)), singly=False)
+        return self._run(points, batch, max(1, len(points)))
 
-    def _run(self, points: Sequence[Combination], batch: Batch, count: int, *, singly: bool) -> torch.Tensor:
+    def _run(
+        self, points: Sequence[Combination], batch: Batch, count: int, shares: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The logits of ``count`` copies of the batch."""
         rows, skipping = batch.input_ids.shape[0], nullcontext()
         inputs = {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
@@ -144,7 +151,7 @@ class Evaluator:
             for name, value in inputs.items()
             if name in self._accepted
         }
-        framed = self._framed(points, count * rows, batch.columns, singly=singly)
+        framed = self._framed(points, count * rows, batch.columns, shares)
         with torch.inference_mode(), framed, skipping:
             logits = self.model(**inputs, logits_to_keep=batch.keep, use_cache=False).logits
             if points:
@@ -173,29 +180,29 @@ class Evaluator:
             examples += batch.examples
         return total / examples
 
-    def single_losses(self, points: Sequence[Combination], batches: Iterable[Batch]) -> np.ndarray:
-        """Losses where point j belongs to example j alone, at plus and at minus itself: float64 [points + 1].
+    def single_losses(self, probe: Probe, batches: Iterable[Batch]) -> np.ndarray:
+        """Losses of a probe whose points belong to one example each: float64 [points + 1], see Probe.
 
-        On top of the mean over all examples and both signs: for each example its loss at plus less that at minus; and last
-        the mean itself.  Every batch must have one row an example.
+        Every batch must have one row an example.
         """
-        differences, total, at = [], 0.0, 0
+        size, passes = probe.examples, len(probe.points) // probe.examples
+        differences, means, at = np.empty((passes, size)), [], 0
         for batch in batches:
             rows = batch.input_ids.shape[0]
-            own = points[at : at + rows]
-            if rows != batch.examples or len(own) != rows:
+            if rows != batch.examples or at + rows > size:
                 raise ModelError(
-                    f"{rows} rows for {batch.examples} examples and {len(own)} directions: a method with a direction an "
-                    "example needs one row an example, and as many directions as batch.size has examples"
+                    f"{rows} rows for {batch.examples} examples after {at} of {size}: a method with a direction an example "
+                    "needs one row an example, and its examples set to batch.size"
                 )
-            logits = self._run(own, batch, 2, singly=True)
-            plus, minus = (batch.losses(side).double().numpy() for side in logits)
-            differences.append(plus - minus)
-            total += float(plus.sum()) + float(minus.sum())
+            own = [probe.points[k * size + at + row] for k in range(passes) for row in range(rows)]
+            shares = torch.ones(rows * (2 * passes if probe.paired else passes + 1))
+            shares[len(own) :] = -1.0 if probe.paired else 0.0
+            logits = self._run(own, batch, len(shares) // rows, shares)
+            losses = np.stack([batch.losses(part).double().numpy() for part in logits])
+            differences[:, at : at + rows] = losses[:passes] - losses[passes:]
+            means.append(losses.reshape(-1) if probe.paired else losses[passes])
             at += rows
-        if at != len(points):
-            raise ModelError(
-                f"{len(points)} directions for {at} examples: set the method's examples to batch.size"
-            )
-        mean = total / (2 * at)
-        return mean + np.concatenate([*differences, np.zeros(1)])
+        if at != size:
+            raise ModelError(f"{size} directions for {at} examples: set the method's examples to batch.size")
+        mean = float(np.add.accumulate(np.concatenate(means))[-1]) / sum(len(part) for part in means)
+        return mean + np.append(differences.reshape(-1), 0.0)

@@ -37,20 +37,25 @@ class Frame:
     columns: torch.Tensor | None = None
     stack: int = 0
     active: bool = False
-    singly: bool = False
+    shares: torch.Tensor | None = None
     calls: dict[str, int] = field(default_factory=dict)
     _cache: Cache = field(default_factory=dict)
     _laid: dict[int, Laid] = field(default_factory=dict)
     _scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
 
     def start(
-        self, points: Sequence[Combination], stack: int, columns: torch.Tensor | None, *, singly: bool = False
+        self,
+        points: Sequence[Combination],
+        stack: int,
+        columns: torch.Tensor | None,
+        shares: torch.Tensor | None = None,
     ) -> None:
         """Begin a forward of ``stack`` rows at these points (none: at the weights); equal points keep their tables.
 
-        singly: the points belong to one row each, and the stack is that of the plus and of the minus sign.
+        shares: where every row has a point of its own, how much of it: +1, -1, or 0 for the weights, float32 [stack]; row
+        j is at point j mod the number of points.
         """
-        self.singly = singly
+        self.shares = shares
         if points is not self.points:
             self._cache.clear()
             self._laid.clear()

@@ -1,8 +1,8 @@
-"""How leaves run when every example of a batch has a perturbation of its own, in two forwards for all of them.
+"""How leaves run when every example of a batch has perturbations of its own, in one forward for all of them.
 
 A direction of an example is a noise that all share, with the signs of some rows and columns changed: U * (r_i s_i^T).
 Then x (W + U * r s^T)^T = x W^T + ((x * s) U^T) * r: one more product with the shared U, whatever the number of examples,
-and no matrix per example.  The batch is stacked twice, [plus; minus], row i of each half being example i.
+and no matrix per example.  The rows of the stack are those of the points, then again with other shares: minus, or nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from zodist.params import Param
 from zodist.signed import LaidSigned
 
 
-def signs_of(frame: Frame, param: Param, rows: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """r times the weight, [2 * rows, m], minus in the second half, and s, [2 * rows, n]; None: the weights themselves."""
+def signs_of(frame: Frame, param: Param) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """r times weight and share, [stack, m], and s, [stack, n]; None where the weights themselves will do."""
     laid = frame.laid(param)
     if laid is None:
         return None
-    if not isinstance(laid, LaidSigned) or len(laid.r) != rows:
+    if not isinstance(laid, LaidSigned) or frame.shares is None:
         raise ModelError(
             f"{param.name}: perturbations of single examples need one sign-factored direction an example"
         )
+    own = torch.arange(frame.stack) % len(laid.r)
     r, s = torch.from_numpy(laid.r * laid.weights[:, None]), torch.from_numpy(laid.s)
-    return torch.cat([r, -r]), torch.cat([s, s])
+    return r[own] * frame.shares[:, None], s[own]
 
 
 def shared(frame: Frame, param: Param, index: torch.Tensor | None = None) -> torch.Tensor:
@@ -56,26 +57,26 @@ def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path
     original = module.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        rows, shape = frame.stack // 2, x.shape
+        shape = x.shape
         x = x.reshape(frame.stack, -1, shape[-1])  # some models fold rows and positions into one axis
         y = original(x.contiguous())
         weight, bias = own.get("weight"), own.get("bias")
-        found = None if weight is None else signs_of(frame, weight, rows)
+        found = None if weight is None else signs_of(frame, weight)
         if weight is not None and found is not None:
             outer, inner = (found[1], found[0]) if turned else found
             noise = shared(frame, weight)
             product = (x * _spread(inner, x)) @ (noise if turned else noise.t())
             y = y + product * _spread(outer, y)
         if bias is not None:
-            y = y + _vector(frame, bias, rows, y)
+            y = y + _vector(frame, bias, y)
         return y.view(*shape[:-1], -1)
 
     return forward
 
 
-def _vector(frame: Frame, param: Param, rows: int, like: torch.Tensor) -> torch.Tensor | float:
+def _vector(frame: Frame, param: Param, like: torch.Tensor) -> torch.Tensor | float:
     """The perturbation of a vector for every row, ready to be added."""
-    found = signs_of(frame, param, rows)
+    found = signs_of(frame, param)
     if found is None:
         return 0.0
     r, s = found
@@ -88,7 +89,7 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
 
     def find(ids: torch.Tensor) -> torch.Tensor:
         index, inverse = torch.unique(ids, return_inverse=True)
-        y, found = param.model.view(param.shape)[index][inverse], signs_of(frame, param, frame.stack // 2)
+        y, found = param.model.view(param.shape)[index][inverse], signs_of(frame, param)
         if found is None:
             return y
         r, s = found
@@ -110,10 +111,10 @@ def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> F
     held = {name: p for name, p in module._parameters.items() if p is not None}
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        rows, stack = frame.stack // 2, frame.stack
+        stack = frame.stack
         values = {name: p.float().expand(stack, *p.shape) for name, p in held.items()}
         for name, param in own.items():
-            found = signs_of(frame, param, rows)
+            found = signs_of(frame, param)
             if found is not None:
                 r, s = found
                 values[name] = param.weights.float() + r * s * shared(frame, param).float().view(1, -1)
@@ -134,19 +135,19 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
     weight, bias = own.get("weight"), own.get("bias")
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        columns, rows = frame.columns, frame.stack // 2
+        columns = frame.columns
         if columns is None:
             return inner(x)
         y = F.linear(
             x.contiguous(), module.weight[columns], None if module.bias is None else module.bias[columns]
         )
-        found = None if weight is None else signs_of(frame, weight, rows)
+        found = None if weight is None else signs_of(frame, weight)
         if weight is not None and found is not None:
             r, s = found
             product = (x * _spread(s, x)) @ shared(frame, weight, columns).t()
             y = y + product * _spread(r[:, columns], y)
         if bias is not None:
-            added = _vector(frame, bias, rows, x)
+            added = _vector(frame, bias, x)
             y = y + (added[..., columns] if isinstance(added, torch.Tensor) else added)
         return y
 

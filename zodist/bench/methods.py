@@ -80,8 +80,8 @@ class Steps:
         return forwards, spent, perf_counter() - start - spent
 
     def _losses(self, probe: Probe) -> np.ndarray:
-        if probe.singly:
-            return self.evaluator.single_losses(probe.points, [self.batch])
+        if probe.examples:
+            return self.evaluator.single_losses(probe, [self.batch])
         return self.evaluator.losses(probe.points, [self.batch])
 
 

@@ -28,23 +28,30 @@ class Probe:
     """Points that share one batch.
 
     seed: what the wire record is named by.  points: where to evaluate, seen from the weights; an empty combination is
-    the weights themselves.  singly: point j belongs to example j of the batch alone, and is evaluated at plus and minus
-    itself in two forwards; the losses are then, on top of the mean, the difference of each example, and last the mean.
+    the weights themselves.
+    examples: if not 0, every point belongs to one example of the batch, which has so many: point k * examples + i is where
+    example i is in pass k.  Passes are evaluated at plus and minus the points (paired), or at plus, with one pass at the
+    weights themselves.  The losses are then, on top of the mean, each example's difference to minus or to the weights, and
+    last the mean.
     """
 
     seed: int
     points: tuple[Combination, ...]
-    singly: bool = False
+    examples: int = 0
+    paired: bool = False
 
     @property
     def losses(self) -> int:
         """How many losses the probe is answered with."""
-        return len(self.points) + self.singly
+        return len(self.points) + bool(self.examples)
 
     @property
     def forwards(self) -> int:
         """Forward passes of one batch."""
-        return 2 if self.singly else len(self.points)
+        if not self.examples:
+            return len(self.points)
+        passes = len(self.points) // self.examples
+        return 2 * passes if self.paired else passes + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +183,7 @@ _OWN = {
     "subzero": MethodEntry("zodist.methods.subzero:SubZero"),
     "tezo": MethodEntry("zodist.methods.tezo:TeZO"),
     "zo_muon": MethodEntry("zodist.methods.zo_muon:ZOMuon"),
+    "zodist": MethodEntry("zodist.methods.zodist:Zodist"),
 }
 
 

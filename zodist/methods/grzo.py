@@ -70,7 +70,7 @@ class GRZO(Method):
         probes = []
         for n in range(0, len(names), s.examples):
             points = tuple(Combination(names[k : k + 1], np.array([s.eps])) for k in range(n, n + s.examples))
-            probes.append(Probe(int(names[n]), points, singly=True))
+            probes.append(Probe(int(names[n]), points, s.examples, paired=True))
         losses = yield tuple(probes)
         kept = np.isfinite(losses).all(axis=1)
         count = int(kept.sum())

@@ -104,18 +104,20 @@ def error_is_as_declared(chosen: Subject) -> None:
 def _check_mean(on: Stage, loss: Landscape, variant: dict[str, Any]) -> None:
     """Average steps until the average points the right way, or would have if it ever did."""
     total, wanted = np.zeros(NUMBERS), np.zeros(NUMBERS)
-    step, points, look = 0, 0, ENOUGH
+    step, points, look, progress = 0, 0, ENOUGH, 0.0
     overall, each = 0.0, {}
     while points < LIMIT:
         expected = _flat(on.method.expected(loss.by_name()))
         taken = on.take(step, lambda round, probes: on.measure(loss, probes))
         step, points = step + 1, points + taken.points
         total += taken.estimate
-        wanted += expected / np.linalg.norm(expected)
+        along = expected @ taken.estimate / (expected @ expected)
+        progress += along
+        wanted += along * expected  # at the length that the estimate has in this state
         if points >= look:
             look += look // 2
             overall, each = _cosine(total, wanted), _by_parameter(total, wanted)
-            if overall > OVERALL and min(each.values()) > EACH:
+            if progress > 0.0 and overall > OVERALL and min(each.values()) > EACH:
                 return
     listed = ", ".join(f"{name} {cosine:.2f}" for name, cosine in each.items())
     raise AssertionError(

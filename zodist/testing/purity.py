@@ -80,6 +80,7 @@ def _check_imports(module: str, tree: ast.Module, file: str) -> None:
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         found: list[str] = []
+        line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
             names.update({alias.asname: alias.name for alias in node.names if alias.asname})
@@ -91,7 +92,7 @@ def _check_imports(module: str, tree: ast.Module, file: str) -> None:
             inside = [f for f in FORBIDDEN if name == f or name.startswith(f + ".")]
             if inside:
                 raise AssertionError(
-                    f"{file}:{node.lineno} imports {name}; a method sees its settings, its state, seeds and losses only"
+                    f"{file}:{line} imports {name}; a method sees its settings, its state, seeds and losses only"
                 )
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

@@ -142,7 +142,7 @@ class Stage:
             rounds.append(probes)
             if len({probe.losses for probe in probes}) != 1:
                 raise AssertionError(
-                    f"step {step} round {len(rounds) - 1}: the probes of a round must ask for equally many losses, one at least"
+                    f"step {step} round {len(rounds) - 1}: the probes of a round must have equally many losses"
                 )
             try:
                 probes = generator.send(through_the_wire(losses(len(rounds) - 1, probes)))
@@ -163,7 +163,9 @@ class Stage:
 
     def measure(self, loss: Callable[[np.ndarray], np.ndarray], probes: Sequence[Probe]) -> np.ndarray:
         """The losses of a round's probes on a landscape: float64 [probes, k]."""
-        points = [point * side for p in probes for point in p.points for side in (1.0, -1.0)[: 1 + p.singly]]
+        one = probes[0]
+        sides = (1.0, -1.0) if one.paired else (1.0,)
+        points = [point * side for p in probes for point in p.points for side in sides]
         bases = len({int(seed) >> 16 for point in points for seed in point.seeds})
         many = (
             len(points) if bases <= 2 else max(1, len(points) // bases)
@@ -171,10 +173,12 @@ class Stage:
         groups = [points[at : at + many] for at in range(0, len(points), many)]
         found = np.concatenate([loss(directions(self.params, self.laws, group)) for group in groups])
         found = found.reshape(len(probes), -1)
-        if not probes[0].singly:
+        if not one.examples:
             return found
-        mean = found.mean(axis=1, keepdims=True)
-        return np.concatenate([mean + found[:, 0::2] - found[:, 1::2], mean], axis=1)
+        clean = float(loss(np.zeros((1, NUMBERS)))[0])
+        mean = found.mean(axis=1, keepdims=True) if one.paired else np.full((len(probes), 1), clean)
+        other = found[:, 1::2] if one.paired else clean
+        return np.concatenate([mean + found[:, :: len(sides)] - other, mean], axis=1)
 
 
 def stage(chosen: Subject, dtype: torch.dtype = torch.float32, **wanted: object) -> Stage:

@@ -60,8 +60,9 @@ def weights_are_read_only_during_evaluations(chosen: Subject) -> None:
 
 def _losses(evaluator: Evaluator, probe: Probe, batch: Batch) -> np.ndarray:
     """What a worker measures for one probe, as in zodist.assemble."""
-    evaluate = evaluator.single_losses if probe.singly else evaluator.losses
-    return evaluate(probe.points, [batch])
+    if probe.examples:
+        return evaluator.single_losses(probe, [batch])
+    return evaluator.losses(probe.points, [batch])
 
 
 def _model() -> torch.nn.Module:

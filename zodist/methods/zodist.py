@@ -1,0 +1,86 @@
+"""zodist's own method: many directions an example, one-sided, pooled over all workers.
+
+2026; combines what others found (sources below); derived here, measured in the README.
+
+Derived   Let g be the gradient, s^2 the variance of one example's gradient, B the examples of a batch, d the weights trained.
+          A probe of MeZO measures one direction on the batch: error d (|g|^2 + s^2 / B) for two forwards.  If every example
+          has directions of its own (GRZO, arXiv:2606.02857), a pass over the batch measures B directions, each with error
+          d (|g|^2 + s^2): B^2 / (1 + B* ) ... in all a factor (B + B*) / (1 + B*) less, with B* = s^2 / |g|^2 the batch that
+          is worth its cost.  And if passes are one-sided with one shared pass at the weights themselves (FZOO,
+          arXiv:2506.09034), P passes cost P + 1 forwards and not 2 P.  Together (B + B*) / (1 + B*) * 2 P / (P + 1).
+          Only differences of one example's own losses are used, so no data noise enters a baseline.
+          normalise = "spread" divides by the root mean square of all slopes of the step (the pooled scalar of MEAZO and
+          FZOO): the rate is then in weight units, and does not depend on the loss's scale.
+Replay    any order while weight decay is 0 and the rule is sgd.  State: none.  Forwards: passes + 1 per probe.
+          The wire carries one float32 an example and pass.  The update is one noise pass and a product of rank
+          probes * passes * examples, as long as that is below ``grouped``: examples beyond it share a pass's signs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from zodist import noise
+from zodist.direction import Combination
+from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.steps import StepSeeds
+from zodist.params import Param
+from zodist.signed import Signed
+
+
+class ZodistSettings(Settings):
+    """Keys of [method] with name = "zodist"."""
+
+    probes: int = Field(1, ge=1, description="batches in a step, over all workers")
+    passes: int = Field(3, ge=1, le=64, description="directions of every example, one forward each")
+    examples: int = Field(16, ge=1, le=1024, description="examples of a probe: must be batch.size")
+    eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")
+    normalise: Literal["none", "spread"] = Field(
+        "none", description="weights as slopes, or over their spread"
+    )
+    noise: Literal["gaussian", "rademacher"] = Field("rademacher", description="law of the shared noise")
+
+
+class Zodist(Method):
+    """Several directions an example, one-sided."""
+
+    settings_type = ZodistSettings
+    paper = "ours; parts from arXiv:2606.02857, arXiv:2506.09034"
+    replay = "any order (sgd, no decay)"
+    forwards = "passes + 1 per probe"
+
+    def __init__(self, settings: ZodistSettings) -> None:
+        self.settings = settings
+        self._signed = Signed(noise.LAWS[settings.noise])
+
+    def direction(self, param: Param) -> Signed:
+        """The same law for every parameter."""
+        return self._signed
+
+    def count(self, values: np.ndarray) -> int:
+        """A forward a pass, and one at the weights, however many scalars a probe is recorded with."""
+        return (self.settings.passes + 1) * len(values)
+
+    def step(self, seeds: StepSeeds) -> Step:
+        """One round: every example at its own points of every pass, and at the weights."""
+        s = self.settings
+        each = s.passes * s.examples
+        names = seeds.coded(s.probes * each)
+        probes = []
+        for n in range(0, len(names), each):
+            points = tuple(Combination(names[k : k + 1], np.array([s.eps])) for k in range(n, n + each))
+            probes.append(Probe(int(names[n]), points, s.examples))
+        losses = yield tuple(probes)
+        kept = np.isfinite(losses).all(axis=1)
+        count = int(kept.sum())
+        if not count:
+            return Outcome(Combination.of(), math.nan, math.nan, s.probes)
+        slope = ((losses[kept, :-1] - losses[kept, -1:]) / s.eps).reshape(-1)
+        rms = math.sqrt(math.fsum(slope**2) / len(slope))
+        weights = slope / (rms if s.normalise == "spread" and rms > 0 else 1.0) / len(slope)
+        seen = names.reshape(s.probes, -1)[kept].reshape(-1)
+        return Outcome(Combination(seen, weights), float(losses[kept, -1].mean()), rms, s.probes - count)
