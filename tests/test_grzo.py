@@ -12,17 +12,18 @@ import torch
 from models import TinyBatch, batch, tiny
 
 from zodist import noise
-from zodist.direction import Combination
+from zodist.direction import Combination, Law
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.grzo import GRZO, GRZOSettings
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address, collect
+from zodist.rank_one import RankOne
 from zodist.signed import Signed
 
 
-def values(law: Signed, param: Param, *at: Combination) -> np.ndarray:
+def values(law: Law, param: Param, *at: Combination) -> np.ndarray:
     out = torch.empty(len(at), param.weights.numel())
     law.lay(param, list(at), {}).write_(param, 0, out.shape[1], out, add=False)
     return out.numpy().reshape(len(at), *param.shape)
@@ -51,13 +52,14 @@ def test_a_sum_of_directions_is_their_sum():
     np.testing.assert_allclose(together, each.sum(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("law", [Signed(noise.GAUSSIAN), RankOne()])
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("family", ["llama-tied", "llama-untied", "gpt2", "opt", "gemma3", "qwen3"])
-def test_every_example_is_evaluated_at_its_own_weights(family, columns):
+def test_every_example_is_evaluated_at_its_own_weights(family, columns, law):
     """Against plain forwards of one row each on a copy of the model with that row's weights; both signs, any pieces."""
     model, rows = tiny(family), 5
     params, whole = collect(model), batch(rows, columns=columns)
-    law, names, eps = Signed(noise.GAUSSIAN), StepSeeds(2, 0).coded(rows), 2e-2
+    names, eps = StepSeeds(2, 0).coded(rows), 2e-2
     points = [Combination(names[k : k + 1], np.array([eps])) for k in range(rows)]
     evaluator = Evaluator(model, params, lambda param: law)
     got = evaluator.single_losses(Probe(1, tuple(points), rows, paired=True), [whole])
@@ -138,3 +140,28 @@ def test_weights_are_the_examples_own_differences():
         generator.send(losses)
     np.testing.assert_allclose(stop.value.value.gradient.weights, np.array([0.5, -0.5, 0, 1.0, 0, 0.25]) / 6)
     assert method.count(np.zeros((2, 4), np.float32)) == 4
+
+
+@pytest.mark.parametrize("shape", [(30, 64), (7, 48), (33,), (5, 5), (1, 2)])
+def test_rank_one_directions_are_outer_products_of_signs(shape):
+    p, names = param(shape), StepSeeds(4, 1).coded(9)
+    z = values(RankOne(), p, *[Combination(names[k : k + 1], np.ones(1)) for k in range(9)])
+    assert set(np.unique(np.abs(z))) == {1.0}
+    assert all(np.linalg.matrix_rank(one.reshape(-1, shape[-1])) == 1 for one in z)
+    left, right = (
+        RankOne().lay(p, [Combination(names[k : k + 1], np.ones(1)) for k in range(9)], {}).vectors()
+    )
+    np.testing.assert_array_equal(np.einsum("cm,cn->cmn", left, right).reshape(z.shape), z)
+    weights = np.linspace(-1.0, 2.0, 9)
+    np.testing.assert_allclose(
+        values(RankOne(), p, Combination(names, weights))[0], np.tensordot(weights, z, 1), atol=1e-5
+    )
+
+
+def test_rank_one_directions_of_different_codes_are_orthogonal_where_the_sizes_allow():
+    p, names = param((64, 48)), StepSeeds(4, 1).coded(1024)
+    z = values(RankOne(), p, *[Combination(names[k : k + 1], np.ones(1)) for k in range(1024)]).reshape(
+        1024, -1
+    )
+    gram = z @ z.T
+    assert (np.diag(gram) == 3072).all() and np.abs(gram - np.diag(np.diag(gram))).max() == 0

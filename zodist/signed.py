@@ -63,6 +63,14 @@ class LaidSigned(LaidRows):
         """The weight of seed k in combination k, float32 [seeds]: where every example has a direction of its own."""
         return np.ascontiguousarray(np.diagonal(self.mix))
 
+    def vectors(self, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Signs r (times the weight) and s of combinations of one term: float32 [C, m] and [C, n].
+
+        places: the rows that are wanted, if not all.
+        """
+        r = self.r if places is None else self.r[:, places]
+        return r * self.weights[:, None], self.s
+
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the noise and a product of rank ``seeds``."""
         run = matrix.product_parallel if parallel else matrix.product_serial

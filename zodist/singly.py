@@ -2,7 +2,8 @@
 
 A direction of an example is a noise that all share, with the signs of some rows and columns changed: U * (r_i s_i^T).
 Then x (W + U * r s^T)^T = x W^T + ((x * s) U^T) * r: one more product with the shared U, whatever the number of examples,
-and no matrix per example.  The rows of the stack are those of the points, then again with other shares: minus, or nothing.
+and no matrix per example.  An outer product r s^T alone costs less still: x W^T + (x s) r^T.  The rows of the stack are
+those of the points, then again with other shares: minus, or nothing.
 """
 
 from __future__ import annotations
@@ -18,21 +19,31 @@ from zodist.errors import ModelError
 from zodist.leaves import Forward, Frame, Lookup
 from zodist.matrix import matrix_shape
 from zodist.params import Param
+from zodist.rank_one import LaidRankOne
 from zodist.signed import LaidSigned
 
 
-def signs_of(frame: Frame, param: Param) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """r times weight and share, [stack, m], and s, [stack, n]; None where the weights themselves will do."""
+def vectors_of(
+    frame: Frame, param: Param, places: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, bool] | None:
+    """Left vectors times weight and share, [stack, m], and right vectors, [stack, n]; None: the weights themselves.
+
+    The third says whether a noise is shared by all; else a direction is the outer product of the two vectors.
+    places: the left vectors' numbers that are wanted, if not all.
+    """
     laid = frame.laid(param)
     if laid is None:
         return None
-    if not isinstance(laid, LaidSigned) or frame.shares is None:
-        raise ModelError(
-            f"{param.name}: perturbations of single examples need one sign-factored direction an example"
-        )
-    own = torch.arange(frame.stack) % len(laid.r)
-    r, s = torch.from_numpy(laid.r * laid.weights[:, None]), torch.from_numpy(laid.s)
-    return r[own] * frame.shares[:, None], s[own]
+    if frame.shares is None or not isinstance(laid, (LaidSigned, LaidRankOne)):
+        raise ModelError(f"{param.name}: this method's directions cannot be given to single examples")
+    chosen = None if places is None else places.numpy()
+    r, s = laid.vectors(chosen)
+    own = torch.arange(frame.stack) % len(r)
+    return (
+        torch.from_numpy(r)[own] * frame.shares[:, None],
+        torch.from_numpy(s)[own],
+        isinstance(laid, LaidSigned),
+    )
 
 
 def shared(frame: Frame, param: Param, index: torch.Tensor | None = None) -> torch.Tensor:
@@ -61,12 +72,16 @@ def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path
         x = x.reshape(frame.stack, -1, shape[-1])  # some models fold rows and positions into one axis
         y = original(x.contiguous())
         weight, bias = own.get("weight"), own.get("bias")
-        found = None if weight is None else signs_of(frame, weight)
+        found = None if weight is None else vectors_of(frame, weight)
         if weight is not None and found is not None:
-            outer, inner = (found[1], found[0]) if turned else found
-            noise = shared(frame, weight)
-            product = (x * _spread(inner, x)) @ (noise if turned else noise.t())
-            y = y + product * _spread(outer, y)
+            outer, inner = (found[1], found[0]) if turned else found[:2]
+            if found[2]:
+                noise = shared(frame, weight)
+                product = (x * _spread(inner, x)) @ (noise if turned else noise.t())
+                y = y + product * _spread(outer, y)
+            else:
+                along = torch.bmm(x, inner.to(x.dtype).unsqueeze(2))
+                y = y.baddbmm_(along, outer.to(x.dtype).unsqueeze(1))
         if bias is not None:
             y = y + _vector(frame, bias, y)
         return y.view(*shape[:-1], -1)
@@ -76,11 +91,17 @@ def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path
 
 def _vector(frame: Frame, param: Param, like: torch.Tensor) -> torch.Tensor | float:
     """The perturbation of a vector for every row, ready to be added."""
-    found = signs_of(frame, param)
+    found = whole_vector(frame, param)
+    return 0.0 if found is None else _spread(found, like)
+
+
+def whole_vector(frame: Frame, param: Param) -> torch.Tensor | None:
+    """The perturbation of a vector for every row of the stack, float32 [stack, n]."""
+    found = vectors_of(frame, param)
     if found is None:
-        return 0.0
-    r, s = found
-    return _spread(r * s * shared(frame, param).float().view(1, -1), like)
+        return None
+    r, s, noisy = found
+    return r * s * shared(frame, param).float().view(1, -1) if noisy else r * s
 
 
 def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: str) -> Forward:
@@ -89,12 +110,14 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
 
     def find(ids: torch.Tensor) -> torch.Tensor:
         index, inverse = torch.unique(ids, return_inverse=True)
-        y, found = param.model.view(param.shape)[index][inverse], signs_of(frame, param)
+        y, found = param.model.view(param.shape)[index][inverse], vectors_of(frame, param, index)
         if found is None:
             return y
-        r, s = found
-        amount = torch.gather(r, 1, ids.expand(frame.stack, -1)).unsqueeze(-1)
-        return y + (amount * shared(frame, param, index)[inverse].float() * s.unsqueeze(1)).to(y.dtype)
+        r, s, noisy = found
+        amount = torch.gather(r, 1, inverse.expand(frame.stack, -1)).unsqueeze(-1) * s.unsqueeze(1)
+        if noisy:
+            amount = amount * shared(frame, param, index)[inverse].float()
+        return y + amount.to(y.dtype)
 
     lookup = Lookup(module, find)
 
@@ -106,26 +129,33 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
 
 
 def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> Forward:
-    """Any normalisation over the last axis: its own forward, once per row, with that row's weights in float32."""
-    original = module.forward
+    """Any normalisation over the last axis: its own forward, with a weight for every row, in float32.
+
+    An RMS norm multiplies by its weight, so the rows' weights are given at once and spread over the axes between; a layer
+    norm's weight is part of its kernel, which runs once per row.
+    """
+    original, at_once = module.forward, type(module) is not nn.LayerNorm
     held = {name: p for name, p in module._parameters.items() if p is not None}
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         stack = frame.stack
         values = {name: p.float().expand(stack, *p.shape) for name, p in held.items()}
         for name, param in own.items():
-            found = signs_of(frame, param)
+            found = whole_vector(frame, param)
             if found is not None:
-                r, s = found
-                values[name] = param.weights.float() + r * s * shared(frame, param).float().view(1, -1)
-        outputs = []
+                values[name] = param.weights.float() + found
         try:
+            if at_once:
+                middle = (1,) * (x.dim() - 2)
+                module._parameters.update({n: v.view(stack, *middle, -1) for n, v in values.items()})  # type: ignore[arg-type]
+                return original(x).to(x.dtype)
+            outputs = []
             for row, part in enumerate(x.split(max(1, x.shape[0] // stack))):
                 module._parameters.update({name: value[row] for name, value in values.items()})  # type: ignore[arg-type]
                 outputs.append(original(part).to(x.dtype))
+            return torch.cat(outputs)
         finally:
             module._parameters.update(held)
-        return torch.cat(outputs)
 
     return forward
 
@@ -141,11 +171,12 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         y = F.linear(
             x.contiguous(), module.weight[columns], None if module.bias is None else module.bias[columns]
         )
-        found = None if weight is None else signs_of(frame, weight)
+        found = None if weight is None else vectors_of(frame, weight, columns)
         if weight is not None and found is not None:
-            r, s = found
-            product = (x * _spread(s, x)) @ shared(frame, weight, columns).t()
-            y = y + product * _spread(r[:, columns], y)
+            r, s, noisy = found
+            product = x * _spread(s, x)
+            product = product @ shared(frame, weight, columns).t() if noisy else product.sum(-1, keepdim=True)
+            y = y + product * _spread(r, y)
         if bias is not None:
             added = _vector(frame, bias, x)
             y = y + (added[..., columns] if isinstance(added, torch.Tensor) else added)

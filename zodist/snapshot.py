@@ -2,8 +2,8 @@
 
 snapshot-<step, 8 digits>.safetensors holds the tensors after `step` steps.  Its metadata are `step`, `rounds`
 (those of the last step: together the position in the journal), `run` (the journal's run id), `format` and
-`crc`: the CRC-32 (zlib) of the whole file, with the eight digits of `crc` itself read as zeros.  So a flipped bit anywhere is found: in the tensors, their names, shapes, or the
-metadata.
+`crc`: the CRC-32 (zlib) of the whole file, with the eight digits of `crc` itself read as zeros.  So a flipped
+bit anywhere is found: in the tensors, their names, shapes, or the metadata.
 
 The file is written here and not by the safetensors package, which would copy every tensor to bytes first:
 data go from each tensor to the file, one tensor at a time.  Largest elements come first, so that all are

@@ -86,6 +86,7 @@ class _Run:
         self.journal: Journal | None = None
         self.metrics: Metrics | None = None
         self.timings: Timings | None = None
+        self.rounds = 0  # of the last step
         self.progress = Progress(config.run.steps, show=self.first and not quiet)
 
     def close(self) -> None:

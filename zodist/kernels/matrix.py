@@ -270,6 +270,30 @@ def _score(m, n, law, keys, param, role, a, weights, out):
     return q
 
 
+def _rank_one(kind, out_kind, words, origin, rows, n, outs, left, right, tables):
+    """outs[p, r] = W_row + left[row] * right * T_p, T_p[j] = tables[p, row mod A, j mod B].
+
+    left float32 [m], right float32 [n]; tables float32 [C, A, B], A and B powers of two: Walsh tables over
+    rows and columns.
+    """
+    folds, period = tables.shape[1], tables.shape[2]
+    for r in prange(rows.size):
+        row = rows[r]
+        x, total = np.empty(n, f32), np.empty(n, f32)
+        _weights_row(kind, words, origin, row * n, n, x)
+        for p in range(tables.shape[0]):
+            table, factor = tables[p, row % folds], left[row]
+            for first in range(0, n, period):
+                stop = min(first + period, n)
+                here, base, old = total[first:stop], right[first:stop], x[first:stop]
+                for j in range(stop - first):
+                    here[j] = old[j] + (factor * base[j]) * table[j]
+            encode(out_kind, total, outs[p, r])
+
+
+rank_one_serial, rank_one_parallel = compile_forms(_rank_one)
+
+
 def _noises(law, keys, param, role, out):
     """out[s] = the first numbers of one parameter's noise under keys[s]: float32 [S, n]."""
     n = out.shape[1]

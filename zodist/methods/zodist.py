@@ -24,12 +24,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from zodist import noise
 from zodist.direction import Combination
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
-from zodist.signed import Signed
+from zodist.rank_one import RankOne
 
 
 class ZodistSettings(Settings):
@@ -42,7 +41,6 @@ class ZodistSettings(Settings):
     normalise: Literal["none", "spread"] = Field(
         "none", description="weights as slopes, or over their spread"
     )
-    noise: Literal["gaussian", "rademacher"] = Field("rademacher", description="law of the shared noise")
 
 
 class Zodist(Method):
@@ -55,11 +53,11 @@ class Zodist(Method):
 
     def __init__(self, settings: ZodistSettings) -> None:
         self.settings = settings
-        self._signed = Signed(noise.LAWS[settings.noise])
+        self._law = RankOne()
 
-    def direction(self, param: Param) -> Signed:
+    def direction(self, param: Param) -> RankOne:
         """The same law for every parameter."""
-        return self._signed
+        return self._law
 
     def count(self, values: np.ndarray) -> int:
         """A forward a pass, and one at the weights, however many scalars a probe is recorded with."""

@@ -1,0 +1,111 @@
+"""A law of directions that are outer products of two sign vectors, Walsh-coded over rows and columns.
+
+Direction of a seed: (u * h) (v * k)^T with u, v the Rademacher vectors of the seed's base (roles U and V) and h, k Walsh
+codes from the seed's low 16 bits.  Every number is +1 or -1, so |Z|^2 is the number of weights and the error of an
+estimate is that of dense directions, E |<G, Z> Z|^2 = m n |G|^2; but a product with an activation costs almost nothing,
+and so does drawing them: m + n bits.  Directions of different codes are orthogonal, and any weighted sum of them is one pass:
+u_i v_j T[i mod A, j mod B], T the Walsh transform of the weights.  Rank-one perturbations of a population: EGGROLL
+(arXiv:2511.16652).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zodist import noise
+from zodist.direction import Cache, Combination, Law
+from zodist.kernels import matrix
+from zodist.matrix import LaidRows
+from zodist.params import Param
+
+
+def code_bits(rows: int, columns: int) -> tuple[int, int]:
+    """How many low bits of a code go to the columns, and how many of the next to the rows.
+
+    Columns take as many as their number has factors of 2, if these are at least 3, since codes are then orthogonal exactly;
+    else as many as there are places.
+    """
+    even = (columns & -columns).bit_length() - 1
+    across = min(even if even >= 3 else columns.bit_length() - 1, 16)
+    return across, min(rows.bit_length() - 1, 16 - across)
+
+
+def code_signs(codes: np.ndarray, size: int) -> np.ndarray:
+    """Walsh functions on 0 .. size - 1, float32 [codes, size]."""
+    parity = np.bitwise_count(codes[:, None] & np.arange(size, dtype=np.int64)[None]) & 1
+    return 1.0 - 2.0 * parity.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class RankOne(Law):
+    """Outer products of sign vectors; all seeds of a layout have one base."""
+
+    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidRankOne:
+        """Vectors of the base, and the codes and weights of every combination."""
+        if "codes" not in cache:
+            seeds = np.concatenate([c.seeds for c in combinations])
+            bases = np.unique(seeds & ~np.uint64(noise.CODES - 1))
+            if len(bases) > 1:
+                raise ValueError(
+                    f"{len(bases)} bases in one layout of rank-one directions; they must have one"
+                )
+            cache["codes"] = (
+                bases[0] if len(bases) else np.uint64(0),
+                [((c.seeds & np.uint64(noise.CODES - 1)).astype(np.int64), c.weights) for c in combinations],
+            )
+        return LaidRankOne(param, *cache["codes"], cache)
+
+
+class LaidRankOne(LaidRows):
+    """u [m], v [n] of the base; codes and weights of every combination."""
+
+    def __init__(
+        self, param: Param, key: np.uint64, terms: list[tuple[np.ndarray, np.ndarray]], cache: Cache
+    ) -> None:
+        super().__init__(param)
+        self.terms, self.bits, self._cache = terms, code_bits(self.rows, self.grain), cache
+        self.u, self.v = np.empty((1, self.rows), np.float32), np.empty((1, self.grain), np.float32)
+        for role, out in ((noise.U, self.u), (noise.V, self.v)):
+            matrix.noises_serial(noise.RADEMACHER, np.full(1, key), np.uint64(param.id), np.uint64(role), out)
+        self.still = not any(weights.any() for _, weights in terms)
+
+    def vectors(self, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Left (times the weight) and right vectors of combinations of one term: float32 [C, m] and [C, n].
+
+        places: the rows that are wanted, if not all.
+        """
+        over, along, weights = self._patterns()
+        rows = np.arange(self.rows) if places is None else places
+        left = self.u[0, rows] * over[:, rows % over.shape[1]] * weights
+        return left, self.v * np.resize(along.T, (self.grain, len(along))).T
+
+    def _patterns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Walsh functions of the combinations' codes over one period of rows and of columns, and weights [C, 1]."""
+        if ("patterns", self.bits) not in self._cache:
+            codes = np.array([c[0] for c, _ in self.terms], np.int64)
+            across, down = self.bits
+            weights = np.array([w[0] for _, w in self.terms], np.float32)[:, None]
+            over = code_signs((codes >> across) & ((1 << down) - 1), 1 << down)
+            along = code_signs(codes & ((1 << across) - 1), 1 << across)
+            self._cache["patterns", self.bits] = over, along, weights
+        return self._cache["patterns", self.bits]
+
+    def tables(self) -> np.ndarray:
+        """The Walsh tables of the combinations, float32 [C, 2^down, 2^across]."""
+        if ("tables", self.bits) not in self._cache:
+            across, down = self.bits
+            out = np.zeros((len(self.terms), 1 << down, 1 << across), np.float32)
+            for table, (codes, weights) in zip(out, self.terms, strict=True):
+                sums = np.zeros(1 << (across + down), np.float64)
+                np.add.at(sums, codes & (len(sums) - 1), weights)
+                table[:] = noise.walsh(sums).reshape(table.shape)
+            self._cache["tables", self.bits] = out
+        return self._cache["tables", self.bits]
+
+    def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
+        """One pass over the rows."""
+        run = matrix.rank_one_parallel if parallel else matrix.rank_one_serial
+        run(*target, self.u[0], self.v[0], self.tables())
