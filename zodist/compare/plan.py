@@ -162,7 +162,7 @@ def make_plan(
 ) -> Plan:
     """The comparison of some entries on a config's task.
 
-    budget: forward passes of a reported run; tune_budget: of a tuning run (0: the same).  threads: of a run.
+    names: entries; "all": every method and every file beside them.  budget: forward passes of a reported run; tune_budget: of a tuning run (0: the same).  threads: of a run.
     Raises ConfigError with the place and what to change.
     """
     tables, places = settings.read(path)
@@ -179,6 +179,9 @@ def make_plan(
     tune_budget = tune_budget or budget
     notes: list[str] = []
     wanted = list(dict.fromkeys(names))
+    if "all" in wanted:
+        files = sorted(file.stem for file in _file(path, MEZO).parent.glob("*.toml"))
+        wanted = list(dict.fromkeys([*(n for n in wanted if n != "all"), *sorted({*METHODS, *files})]))
     for baseline in (MEZO, NORMALISED):
         if baseline in wanted:
             continue

@@ -150,3 +150,12 @@ class Loren(Method):
         super().load(state)
         for name in self.a:
             self._settle(name)
+
+    def expected(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """rho G (rho I + a a^T)^-1, by the formula for rank one."""
+        means = {}
+        for name, g in gradients.items():
+            a = self.a[name].astype(np.float64)
+            rows = g.reshape(matrix_shape(g.shape))
+            means[name] = (rows - np.outer(rows @ a, a) / (self.settings.rho + a @ a)).reshape(g.shape)
+        return means

@@ -73,7 +73,7 @@ class LorenReleased(Method):
     paper = "Seung et al. 2025, released code"
     replay = "in order"
     forwards = "points per probe"
-    memory = "8 bytes a weight"
+    memory = "4 bytes a weight"
 
     def __init__(self, settings: LorenReleasedSettings) -> None:
         self.settings = settings
