@@ -3,8 +3,8 @@
 Direction of a seed: (u * h) (v * k)^T with u, v the Rademacher vectors of the seed's base (roles U and V) and h, k Walsh
 codes from the seed's low 16 bits.  Every number is +1 or -1, so |Z|^2 is the number of weights and the error of an
 estimate is that of dense directions, E |<G, Z> Z|^2 = m n |G|^2; but a product with an activation costs almost nothing,
-and so does drawing them: m + n bits.  Directions of different codes are orthogonal, and any weighted sum of them is one pass:
-u_i v_j T[i mod A, j mod B], T the Walsh transform of the weights.  Rank-one perturbations of a population: EGGROLL
+and so does drawing them: m + n bits.  Directions of different codes are orthogonal, and any weighted sum of them is one
+pass: u_i v_j T[i mod A, j mod B], T the Walsh transform of the weights.  Rank-one perturbations of a population: EGGROLL
 (arXiv:2511.16652).
 """
 

@@ -162,7 +162,8 @@ def make_plan(
 ) -> Plan:
     """The comparison of some entries on a config's task.
 
-    names: entries; "all": every method and every file beside them.  budget: forward passes of a reported run; tune_budget: of a tuning run (0: the same).  threads: of a run.
+    names: entries; "all": every method and every file beside them.  budget: forward passes of a reported run;
+    tune_budget: of a tuning run (0: the same).  threads: of a run.
     Raises ConfigError with the place and what to change.
     """
     tables, places = settings.read(path)

@@ -65,7 +65,7 @@ def leave_one_out(losses: np.ndarray, points: int, *, pool: str) -> tuple[np.nda
     Returns weights float64 [kept probes, points], and kept, bool [probes]: those with finite losses only.  For N points
     1 / N sum_k (f_k - mean of the others) v_k = 1 / (N - 1) sum_k (f_k - mean) v_k.
     """
-    kept = np.isfinite(losses).all(axis=1)
+    kept = np.asarray(np.isfinite(losses).all(axis=1))
     chosen = losses[kept]
     if pool == "all":
         chosen = chosen[:, :points] - chosen[:, points:]

@@ -1,19 +1,20 @@
-"""zodist's own method: many directions an example, one-sided, pooled over all workers.
+"""zodist's own method: several directions for every example, one-sided, pooled over all workers.
 
-2026; combines what others found (sources below); derived here, measured in the README.
+2026; ours, put together from parts of GRZO (arXiv:2606.02857), FZOO (arXiv:2506.09034) and EGGROLL (arXiv:2511.16652).
 
-Derived   Let g be the gradient, s^2 the variance of one example's gradient, B the examples of a batch, d the weights trained.
-          A probe of MeZO measures one direction on the batch: error d (|g|^2 + s^2 / B) for two forwards.  If every example
-          has directions of its own (GRZO, arXiv:2606.02857), a pass over the batch measures B directions, each with error
-          d (|g|^2 + s^2): B^2 / (1 + B* ) ... in all a factor (B + B*) / (1 + B*) less, with B* = s^2 / |g|^2 the batch that
-          is worth its cost.  And if passes are one-sided with one shared pass at the weights themselves (FZOO,
-          arXiv:2506.09034), P passes cost P + 1 forwards and not 2 P.  Together (B + B*) / (1 + B*) * 2 P / (P + 1).
-          Only differences of one example's own losses are used, so no data noise enters a baseline.
-          normalise = "spread" divides by the root mean square of all slopes of the step (the pooled scalar of MEAZO and
-          FZOO): the rate is then in weight units, and does not depend on the loss's scale.
+Derived   Let g be the gradient, s^2 the variance of one example's gradient, B the examples of a batch, d the weights, and
+          B* = s^2 / |g|^2.  A probe of MeZO measures one direction on a whole batch: error d (|g|^2 + s^2 / B) for two
+          forwards.  Here every example has directions of its own (GRZO), P of them, in P one-sided passes that share one
+          pass at the weights (FZOO): P B directions, each on one example's gradient, error d (|g|^2 + s^2) / (P B) for
+          P + 1 forwards.  At equal forwards that is a factor 2 P / (P + 1) * (B + B*) / (1 + B*) less.
+          Only differences of one example's own losses are used, so no difference between examples or between the data
+          of workers gets into a weight.
+          Directions are outer products of signs (EGGROLL's are low-rank too; zodist.rank_one): their error is that of
+          dense ones, a forward costs little more than a bare one, and the update is one pass for any number of them.
+          normalise = "spread" divides by the root mean square of all slopes of the step, of all workers (as FZOO and
+          MEAZO, arXiv:2605.03869): the rate is then in weight units and does not depend on the loss's scale.
 Replay    any order while weight decay is 0 and the rule is sgd.  State: none.  Forwards: passes + 1 per probe.
-          The wire carries one float32 an example and pass.  The update is one noise pass and a product of rank
-          probes * passes * examples, as long as that is below ``grouped``: examples beyond it share a pass's signs.
+          The wire carries one float32 for each example and pass.
 """
 
 from __future__ import annotations
