@@ -15,6 +15,8 @@ from films import byte_level
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from zodist.bench.methods import measure_methods
+from zodist.bench.methods import table as methods_table
 from zodist.bench.step import measure_step, table
 from zodist.errors import ConfigError, ModelError
 from zodist.params import collect, digest
@@ -140,3 +142,34 @@ def test_a_setting_that_cannot_be_measured_is_one_sentence(wrong: dict[str, Any]
 def test_a_model_that_does_not_exist_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         measure_step(model=str(tmp_path / "none"), **SETTINGS)
+
+
+def test_every_chosen_method_is_timed_beside_mezo(saved: Path) -> None:
+    """Forwards, state and the ratio of a real step of three methods: one plain, one with state, one with two rounds."""
+    given = {"ldsd": {"points": 3}, "zodist": {"passes": 2}}
+    names = ["mezo", "ldsd", "zodist"]
+    shared = {key: SETTINGS[key] for key in ("noise", "batch", "tokens", "dtype", "threads", "repeats")}
+    lines = {line["method"]: line for line in measure_methods(names, model=str(saved), given=given, **shared)}
+    assert {name: line["forwards"] for name, line in lines.items()} == {"mezo": 2, "ldsd": 4, "zodist": 3}
+    weights = 4 * sum(p.numel() for p in LlamaForCausalLM.from_pretrained(saved).parameters())
+    assert (lines["mezo"]["state_bytes"], lines["ldsd"]["state_bytes"]) == (0, weights)
+    for line in lines.values():
+        assert 0 < line["ratio_min"] <= line["ratio"] <= line["ratio_max"] < math.inf
+        assert line["step_s"] == pytest.approx(line["evaluate_s"] + line["update_s"], rel=0.5)
+        json.dumps(line)
+    console = Console(file=io.StringIO(), width=140)
+    console.print(methods_table(list(lines.values())))
+    assert all(name in console.file.getvalue() for name in names)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "why"),
+    [
+        (["mezzo"], {}, "'mezzo' is not a method; did you mean 'mezo'"),
+        (["mezo"], {"mezo": {"probe": 2}}, "method 'mezo': probe"),
+    ],
+)
+def test_a_method_or_setting_that_is_unknown_is_named(saved: Path, names, given, why: str) -> None:
+    shared = {key: SETTINGS[key] for key in ("noise", "batch", "tokens", "dtype", "threads", "repeats")}
+    with pytest.raises(ConfigError, match=why):
+        measure_methods(names, model=str(saved), given=given, **shared)

@@ -52,11 +52,11 @@ class RankOne(Law):
                 raise ValueError(
                     f"{len(bases)} bases in one layout of rank-one directions; they must have one"
                 )
-            cache["codes"] = (
-                bases[0] if len(bases) else np.uint64(0),
-                [((c.seeds & np.uint64(noise.CODES - 1)).astype(np.int64), c.weights) for c in combinations],
-            )
-        return LaidRankOne(param, *cache["codes"], cache)
+            low = np.uint64(noise.CODES - 1)
+            terms = [((c.seeds & low).astype(np.int64), c.weights) for c in combinations]
+            cache["codes"] = (bases[0] if len(bases) else np.uint64(0)), terms
+        key, terms = cache["codes"]
+        return LaidRankOne(param, key, terms, cache)
 
 
 class LaidRankOne(LaidRows):
