@@ -211,6 +211,23 @@ def inspect(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    examples: Annotated[int, typer.Option(min=1, help="Training examples whose gradient is taken.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Compare what a method has learned with the true gradient, by backpropagation: for understanding, not for training."""
+    from zodist.diagnose import diagnose as look
+
+    found = look(run, examples)
+    if as_json:
+        _print(found)
+        return
+    for name, value in found.items():
+        print(f"{name:22} {value:.4g}" if isinstance(value, float) else f"{name:22} {value}")
+
+
+@app.command()
 def methods(as_json: Json = False) -> None:
     """List the zeroth-order methods: paper, what their replay needs, forward passes of a step."""
     from zodist.methods import METHODS

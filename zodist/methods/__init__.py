@@ -120,6 +120,13 @@ class Method(ABC):
         """
         return gradients
 
+    def diagnose(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """How what the method has learned relates to the true gradient, for ``zodist diagnose``; 1 is chance for a share.
+
+        gradients: float64 in the parameters' shapes, by name.
+        """
+        return {}
+
     def linear_error(self, numbers: int) -> float | None:
         """Mean squared error of one step's estimate on a linear loss of so many weights, over |gradient|^2, or None.
 

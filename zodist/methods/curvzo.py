@@ -218,3 +218,21 @@ class CurvZO(Method):
         """Scores and what they come from."""
         both = {"scores": self.scores, "sums": self.sums, "counts": self.counts}
         return {**both, "mean": self.mean, "fraction": self.fraction, "steps": self.steps}
+
+    def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Correlation of scores and of probabilities with the blocks' true |g_b|^2."""
+        energies = np.zeros(len(self.blocks))
+        for p in self.params:
+            energies[self._block[p.id]] += float(np.square(gradients[p.name]).sum())
+
+        def correlation(x: np.ndarray) -> float:
+            return (
+                float(np.corrcoef(x, energies)[0, 1])
+                if len(x) > 1 and np.ptp(x) and np.ptp(energies)
+                else 0.0
+            )
+
+        return {
+            "score_correlation": correlation(self.block_scores()),
+            "share_correlation": correlation(self.shares),
+        }

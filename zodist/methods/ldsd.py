@@ -161,6 +161,18 @@ class LDSD(Method):
         """Mu, by parameter name."""
         return dict(self.mu)
 
+    def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """mu . g / |g| in units of sigma (descent is negative), its cosine, and the gain 1 + (mu . g / |g| sigma)^2."""
+        dot = sum(float(self.mu[name].astype(np.float64) @ g.reshape(-1)) for name, g in gradients.items())
+        size = math.sqrt(sum(float(np.square(g).sum()) for g in gradients.values()))
+        norm = math.sqrt(sum(float(np.square(mu.astype(np.float64)).sum()) for mu in self.mu.values()))
+        along = dot / size / self.settings.sigma
+        return {
+            "mu_along_gradient": along,
+            "mu_cosine": dot / (size * norm) if norm else 0.0,
+            "gain": 1.0 + along * along,
+        }
+
 
 def signs(seeds: np.ndarray) -> np.ndarray:
     """A random sign for each seed's noise, float64 +1 or -1, the mean's being +1 always."""

@@ -159,3 +159,12 @@ class Loren(Method):
             rows = g.reshape(matrix_shape(g.shape))
             means[name] = (rows - np.outer(rows @ a, a) / (self.settings.rho + a @ a)).reshape(g.shape)
         return means
+
+    def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Energy of the gradient along a, over what a random vector would get; 1 is chance.  Positive damping wants > 1."""
+        along = total = 0.0
+        for name, g in gradients.items():
+            a, rows = self.a[name].astype(np.float64), g.reshape(matrix_shape(g.shape))
+            along += float(np.square(rows @ a).sum() / (a @ a)) * rows.shape[1]
+            total += float(np.square(rows).sum())
+        return {"a_over_chance": along / total}

@@ -226,3 +226,19 @@ class Pgap(Method):
                 core += (self.delta - 1.0) * (s * core).sum() / (s * s).sum() * s
                 means[p.name] = (rows * columns / s.size * u @ core @ v.T).reshape(p.shape)
         return means
+
+    def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The gradient's energy within the subspaces, over what random ones would hold; and its cosine with the estimate."""
+        held = chance = along = total = norm = 0.0
+        for name, (u, v, s) in self._bases.items():
+            g = gradients[name].reshape(len(u), len(v))
+            core, square = u.T @ g @ v, float(np.square(g).sum())
+            held, total = held + float(np.square(core).sum()), total + square
+            chance += square * s.size / (len(u) * len(v))
+            along, norm = along + inner(s, core), norm + inner(s, s)
+        cosine = along / np.sqrt(norm * total) if norm and total else 0.0
+        return {
+            "captured": held / total,
+            "captured_over_chance": held / chance,
+            "estimate_cosine": float(cosine),
+        }

@@ -1,0 +1,109 @@
+"""What a method knows about the gradient, after the steps of a run: against the true one, by backpropagation.
+
+For understanding only; no training path uses it.  The run is rebuilt from its journal, the model goes to float32, and the
+gradients of batches of training examples are taken: their mean is an estimate of the gradient g, their spread that of the
+noise, and the method says how what it has learned relates to g (``Method.diagnose``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zodist.assemble import load_parts
+from zodist.errors import JournalError, TaskError
+from zodist.params import Param
+from zodist.replay import open_run
+from zodist.step import Replayed
+from zodist.tasks import Task
+from zodist.threads import budget, set_threads
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """The gradient of a task's training loss, and how batches disagree about it.
+
+    mean: float64 by parameter name, over all examples.  square: |g|^2 without the bias that noise adds to |mean|^2.
+    noise: s^2, the variance of one example's gradient, summed over weights.
+    """
+
+    mean: dict[str, np.ndarray]
+    square: float
+    noise: float
+
+    @property
+    def batch(self) -> float:
+        """B* = s^2 / |g|^2: up to about so many examples a batch is worth its cost."""
+        return self.noise / self.square if self.square > 0 else float("inf")
+
+
+def diagnose(folder: Path, examples: int = 256, size: int = 16) -> dict[str, Any]:
+    """Figures of a run at its last complete step, JSON-able.
+
+    examples: training examples whose gradient is taken, in batches of ``size``.
+    Raises JournalError for a damaged or foreign journal, TaskError when there are too few examples.
+    """
+    config, contents = open_run(folder)
+    threads = config.run.threads or budget(1)
+    set_threads(threads)
+    parts = load_parts(config, threads)
+    if parts.fingerprint != contents.header["model"]["fingerprint"]:
+        raise JournalError(f"{folder} was begun with another base model than {config.model.name}")
+    replica = parts.replica()
+    answer, whole = Replayed(contents.entries, config.batch.data_lanes), len(contents.entries)
+    steps = contents.entries[-1].step if whole else 0  # the last step may lack rounds
+    while replica.step < steps:
+        replica.advance(answer)
+    parts.model.float()
+    found = gradients(parts.model, parts.params, parts.task, examples, size)
+    largest = sorted(found.mean, key=lambda name: -float(np.square(found.mean[name]).sum()))[:5]
+    total = sum(float(np.square(g).sum()) for g in found.mean.values())
+    return {
+        "run": str(folder),
+        "method": config.method.name,
+        "step": replica.step,
+        "gradient": found.square**0.5 if found.square > 0 else 0.0,
+        "noise": found.noise**0.5,
+        "critical_batch": found.batch,
+        "largest_shares": {name: float(np.square(found.mean[name]).sum()) / total for name in largest},
+        **{name: float(value) for name, value in replica.method.diagnose(found.mean).items()},
+    }
+
+
+def gradients(model: Any, params: list[Param], task: Task, examples: int, size: int) -> Gradients:
+    """By backpropagation, in the model's dtype, over the first ``examples`` training examples in batches of ``size``."""
+    rows = task.train[:examples]
+    batches = len(rows) // size
+    if batches < 2:
+        raise TaskError(
+            f"{len(rows)} training examples make {batches} batches of {size}; two are needed at least"
+        )
+    named = dict(model.named_parameters())
+    chosen = [named[p.name] for p in params]
+    for weight in chosen:
+        weight.requires_grad_(True)
+    mean, squares = [np.zeros(tuple(w.shape)) for w in chosen], 0.0
+    try:
+        for k in range(batches):
+            batch = task.batch(rows[k * size : (k + 1) * size])
+            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            logits = model(
+                **inputs, position_ids=batch.position_ids, logits_to_keep=batch.keep, use_cache=False
+            ).logits
+            logits = logits if batch.columns is None else logits[..., batch.columns]
+            for total, g in zip(mean, torch.autograd.grad(batch.losses(logits).mean(), chosen), strict=True):
+                total += g.double().numpy()
+                squares += float(g.double().square().sum())
+    finally:
+        for weight in chosen:
+            weight.requires_grad_(False)
+    mean = [total / batches for total in mean]
+    biased = sum(float(np.square(total).sum()) for total in mean)
+    spread = (squares / batches - biased) * batches / (batches - 1)  # of one batch's gradient about g
+    return Gradients(
+        dict(zip((p.name for p in params), mean, strict=True)), biased - spread / batches, spread * size
+    )
