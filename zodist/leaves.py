@@ -93,12 +93,12 @@ class Frame:
         laid.write_(param, start, stop, out, parallel=self.parallel)
         return out
 
-    def rows(self, param: Param, index: torch.Tensor) -> torch.Tensor:
+    def rows(self, param: Param, index: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Some rows of a matrix at every point: [points, rows, width].  Rows not named are never touched."""
-        laid = self.laid(param)
+        dtype, laid = dtype or param.model.dtype, self.laid(param)
         if laid is None:
-            return param.model.view(param.shape)[index].expand(len(self.points), -1, -1)
-        out = self.scratch(param.model.dtype, len(self.points), len(index), param.shape[-1])
+            return param.model.view(param.shape)[index].to(dtype).expand(len(self.points), -1, -1)
+        out = self.scratch(dtype, len(self.points), len(index), param.shape[-1])
         laid.rows_(param, index, out, parallel=self.parallel)
         return out
 
@@ -235,24 +235,28 @@ def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> F
 
 
 def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inner: Forward) -> Forward:
-    """The output projection: only the vocabulary entries that enter the loss are computed (``frame.columns``)."""
+    """The output projection: only the vocabulary entries that enter the loss are computed (``frame.columns``).
+
+    These few are computed in float32: a logit of 16 in bfloat16 is rounded by up to 1/16, which is more than a perturbation
+    changes in the loss of one example.
+    """
     weight, bias = own.get("weight"), own.get("bias")
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         if frame.columns is None:
             return inner(x) if own and frame.points else F.linear(x.contiguous(), module.weight, module.bias)
         columns, points = frame.columns, max(1, len(frame.points))
-        stacked = x.reshape(points, -1, x.shape[-1]).contiguous()
+        stacked = x.reshape(points, -1, x.shape[-1]).float()
         if weight is None or not frame.points:
-            chosen = module.weight[columns].expand(points, -1, -1)
+            chosen = module.weight[columns].float().expand(points, -1, -1)
         else:
-            chosen = frame.rows(weight, columns)
+            chosen = frame.rows(weight, columns, torch.float32)
         y = torch.bmm(stacked, chosen.transpose(1, 2))
         if module.bias is not None:
             here = (
                 module.bias[columns]
                 if bias is None or not frame.points
-                else frame.whole(bias)[:, None, columns]
+                else frame.whole(bias, torch.float32)[:, None, columns]
             )
             y.add_(here)
         return y.view(*x.shape[:-1], -1)

@@ -168,14 +168,13 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         columns = frame.columns
         if columns is None:
             return inner(x)
-        y = F.linear(
-            x.contiguous(), module.weight[columns], None if module.bias is None else module.bias[columns]
-        )
+        x = x.float()
+        y = F.linear(x, module.weight[columns].float(), None if module.bias is None else module.bias[columns].float())
         found = None if weight is None else vectors_of(frame, weight, columns)
         if weight is not None and found is not None:
             r, s, noisy = found
             product = x * _spread(s, x)
-            product = product @ shared(frame, weight, columns).t() if noisy else product.sum(-1, keepdim=True)
+            product = product @ shared(frame, weight, columns).float().t() if noisy else product.sum(-1, keepdim=True)
             y = y + product * _spread(r, y)
         if bias is not None:
             added = _vector(frame, bias, x)
