@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check of the project: ruff, ruff format, pyright, all tests. Arguments go to pytest: launch/test.sh -k journal
-# All four run even if one fails; the exit status is that of the first failure. The last line is pytest's summary.
+# The tests share the cores, a file at a time. All four run even if one fails; the exit status is that of the first failure. The last line is pytest's summary.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -25,7 +25,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # shellcheck disable=SC2329  # called through check
 tests() {
-    python -m pytest -q --durations=15 "$@" 2>&1 | tee "$log"
+    python -m pytest -q --durations=15 -n auto --dist loadfile "$@" 2>&1 | tee "$log"
 }
 
 check ruff check .

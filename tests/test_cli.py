@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,15 @@ def test_nothing_of_the_user_s_is_touched_by_a_refused_run(place, tmp_path):
     before = {path.name: path.read_bytes() for path in Path(place.run).iterdir()}
     refused(zodist("train", place.config, "rule.lr=0.5"))
     assert {path.name: path.read_bytes() for path in Path(place.run).iterdir()} == before
+
+
+def test_threads_are_what_was_asked_for_whoever_starts_its_pool_first():
+    """In a new process without the command line's environment: numba's start used to set torch's threads back."""
+    code = (
+        "from zodist.threads import set_threads; import torch; set_threads(1); a = torch.get_num_threads();"
+        "from zodist.kernels import cpu; import numpy as np;"
+        "cpu.digest_parallel(np.zeros(10, np.uint32), 0, np.uint64(1)); print(a, torch.get_num_threads())"
+    )
+    bare = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_THREADING", "OMP_"))}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare)
+    assert found.stdout.split() == ["1", "1"]

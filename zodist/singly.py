@@ -168,7 +168,7 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         columns = frame.columns
         if columns is None:
             return inner(x)
-        x = x.float()
+        x = x.float().contiguous()
         y = F.linear(x, module.weight[columns].float(), None if module.bias is None else module.bias[columns].float())
         found = None if weight is None else vectors_of(frame, weight, columns)
         if weight is not None and found is not None:

@@ -52,5 +52,6 @@ def set_threads(n: int) -> None:
     import numba
     import torch
 
-    torch.set_num_threads(n)
+    # numba first: where its threads are OpenMP's, starting them sets the number for everybody.
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(n)
