@@ -246,7 +246,9 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         if frame.columns is None:
             return inner(x) if own and frame.points else F.linear(x.contiguous(), module.weight, module.bias)
         columns, points = frame.columns, max(1, len(frame.points))
-        stacked = x.reshape(points, -1, x.shape[-1]).float().contiguous()  # a strided slice has sums of other orders
+        stacked = (
+            x.reshape(points, -1, x.shape[-1]).float().contiguous()
+        )  # a strided slice has sums of other orders
         if weight is None or not frame.points:
             chosen = module.weight[columns].float().expand(points, -1, -1)
         else:

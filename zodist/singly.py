@@ -169,12 +169,18 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         if columns is None:
             return inner(x)
         x = x.float().contiguous()
-        y = F.linear(x, module.weight[columns].float(), None if module.bias is None else module.bias[columns].float())
+        y = F.linear(
+            x, module.weight[columns].float(), None if module.bias is None else module.bias[columns].float()
+        )
         found = None if weight is None else vectors_of(frame, weight, columns)
         if weight is not None and found is not None:
             r, s, noisy = found
             product = x * _spread(s, x)
-            product = product @ shared(frame, weight, columns).float().t() if noisy else product.sum(-1, keepdim=True)
+            product = (
+                product @ shared(frame, weight, columns).float().t()
+                if noisy
+                else product.sum(-1, keepdim=True)
+            )
             y = y + product * _spread(r, y)
         if bias is not None:
             added = _vector(frame, bias, x)

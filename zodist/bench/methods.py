@@ -39,16 +39,7 @@ class Steps:
     def __init__(
         self, name: str, given: dict[str, Any], model: Any, batch: RandomBatch, settings: Settings
     ) -> None:
-        entry = METHODS[name]
-        shared = {"noise": settings.noise, "eps": 1e-3, "examples": batch.examples}
-        known = entry.settings.model_fields
-        values = {key: value for key, value in shared.items() if key in known} | given
-        try:
-            self.method = entry.build(entry.settings.model_validate(values))
-        except ValidationError as error:
-            raise ConfigError(
-                f"method {name!r}: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
-            ) from error
+        self.method = METHODS[name].build(_settings(name, given, batch, settings))
         params, parallel = collect(model), settings.threads > 1
         rule = RULES["sgd"](Rule(lr=LR), params, parallel=parallel)
         self.replica = Replica(params, self.method, rule, seed=SEED, steps=1 << 30, data_lanes=1)
@@ -115,6 +106,24 @@ def measure_methods(
     return lines
 
 
+def _settings(name: str, given: dict[str, Any], batch: RandomBatch, settings: Settings) -> Any:
+    """The method's settings: the noise asked for, where the method allows it, and the examples of the batch."""
+    kind = METHODS[name].settings
+    shared = {"eps": 1e-3, "examples": batch.examples}
+    values = {key: value for key, value in shared.items() if key in kind.model_fields} | given
+    for noise in ({"noise": settings.noise}, {}):
+        if noise and ("noise" in given or "noise" not in kind.model_fields):
+            continue
+        try:
+            return kind.model_validate(values | noise)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if not noise or first["loc"] != ("noise",):
+                place = ".".join(str(part) for part in first["loc"])
+                raise ConfigError(f"method {name!r}: {place}: {first['msg']}") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
 def _compare(
     name: str, given: dict[str, Any], model: Any, batch: RandomBatch, settings: Settings, repeats: int
 ) -> dict[str, Any]:
@@ -122,7 +131,9 @@ def _compare(
     twin = copy.deepcopy(
         model, {id(tensor): tensor for tensor in model.parameters()}
     )  # other modules, the same weights
-    reference, other = Steps("mezo", {}, twin, batch, settings), Steps(name, given, model, batch, settings)
+    other = Steps(name, given, model, batch, settings)
+    law = {"noise": getattr(other.method.settings, "noise", settings.noise)}  # type: ignore[attr-defined]
+    reference = Steps("mezo", law, twin, batch, settings)
     try:
         rounds = [(reference.run(), other.run()) for _ in range(WARM + repeats)][WARM:]
         state = other.state_bytes()
