@@ -130,7 +130,7 @@ def test_another_number_of_examples_than_of_directions_is_one_sentence():
 
 
 def test_weights_are_the_examples_own_differences():
-    method = GRZO(GRZOSettings(probes=2, examples=3, eps=0.5, normalise="none"))
+    method = GRZO(GRZOSettings.model_validate({"probes": 2, "examples": 3, "eps": 0.5, "normalise": "none"}))
     method.begin([])
     generator = method.step(StepSeeds(1, 0))
     probes = next(generator)

@@ -35,7 +35,7 @@ def values(law: Law, param: Param, *at: Combination) -> np.ndarray:
 
 
 def loren(**settings) -> Loren:
-    method = Loren(LorenSettings(**settings))
+    method = Loren(LorenSettings.model_validate(settings))
     method.begin(params())
     return method
 
@@ -139,7 +139,10 @@ def test_a_learns_and_the_released_a_does_not():
     """Oracle 6: with losses spread by 0.02 a moves by more than ten units in the last place, the released one by none."""
     losses = 0.7 + 0.02 * np.random.default_rng(2).standard_normal((1, 6))
     moved = {}
-    for method in (Loren(LorenSettings()), LorenReleased(LorenReleasedSettings())):
+    for method in (
+        Loren(LorenSettings.model_validate({})),
+        LorenReleased(LorenReleasedSettings.model_validate({})),
+    ):
         method.begin(params({"w": (64, 32)}))
         before = method.a["w"].copy()
         generator = method.step(StepSeeds(1, 0))
@@ -154,7 +157,7 @@ def test_a_learns_and_the_released_a_does_not():
 
 def test_the_released_direction_is_damped_along_one_vector_of_the_matrix():
     """Covariance rho (rho I + a~ a~^T)^-1 along a~ and 1 across it, with a~ the rows repeated."""
-    method = LorenReleased(LorenReleasedSettings(rho=2.0))
+    method = LorenReleased(LorenReleasedSettings.model_validate({"rho": 2.0}))
     method.begin(params({"w": (4, 3)}))
     p = method.params[0]
     names = np.array([StepSeeds(1, t).coded(1)[0] for t in range(2500)])

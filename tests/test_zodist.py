@@ -25,6 +25,10 @@ def params() -> list[Param]:
     return made
 
 
+def zodist(**settings) -> Zodist:
+    return Zodist(ZodistSettings.model_validate(settings))
+
+
 def directions(method: Zodist, at: list[Combination]) -> np.ndarray:
     """All weights' directions of combinations, float64 [combinations, weights]."""
     cache, parts = {}, []
@@ -36,7 +40,7 @@ def directions(method: Zodist, at: list[Combination]) -> np.ndarray:
 
 
 def test_weights_are_one_sided_slopes_of_single_examples():
-    method = Zodist(ZodistSettings(passes=2, examples=2, eps=0.5, probes=1))
+    method = zodist(passes=2, examples=2, eps=0.5, probes=1)
     method.begin([])
     generator = method.step(StepSeeds(1, 0))
     (probe,) = next(generator)
@@ -50,7 +54,7 @@ def test_weights_are_one_sided_slopes_of_single_examples():
 def test_a_common_factor_of_the_losses_cancels_with_normalise_spread():
     weights = []
     for factor in (1.0, 1000.0):
-        method = Zodist(ZodistSettings(passes=2, examples=2, normalise="spread"))
+        method = zodist(passes=2, examples=2, normalise="spread")
         method.begin([])
         generator = method.step(StepSeeds(1, 0))
         next(generator)
@@ -62,7 +66,7 @@ def test_a_common_factor_of_the_losses_cancels_with_normalise_spread():
 
 def test_the_error_is_that_of_as_many_directions_as_examples_times_passes():
     """On a linear loss whose examples have gradients of their own: d (|g|^2 + s^2) / (P B)."""
-    method = Zodist(ZodistSettings(passes=3, examples=16, eps=1.0))
+    method = zodist(passes=3, examples=16, eps=1.0)
     method.begin(params())
     d, rng = sum(math.prod(shape) for shape in SHAPES.values()), np.random.default_rng(0)
     g, spread = rng.standard_normal(d) / math.sqrt(d), 2.0
@@ -79,7 +83,7 @@ def test_the_error_is_that_of_as_many_directions_as_examples_times_passes():
         errors.append(np.sum((estimate - own.mean(axis=0)) ** 2))
     size = float(g @ g)
     want = d * (size + spread**2) / 48
-    assert np.mean(errors) == pytest.approx(want, rel=5 * np.std(errors) / math.sqrt(60) / want)
+    assert np.mean(errors) == pytest.approx(want, rel=float(5 * np.std(errors) / math.sqrt(60) / want))
     mezo = d * (size + spread**2 / 16) / 2  # two probes: the same four forwards
     assert mezo / want == pytest.approx(2 * 3 / 4 * (16 + 4) / (1 + 4), rel=0.2)
 
