@@ -1,4 +1,4 @@
-"""Fast forms of zodist.noise, one file per kind of device; each gives the reference's bits.
+"""Compiled kernels, by subject: dense noise, matrices, sketches, rules; they give the bits of the numpy reference.
 
 Compiled kernels are kept on disk between processes.  numba looks only at the file that a function stands in, so a change
 in a file that it was compiled from would go unseen: the cache is therefore named after all of their contents.

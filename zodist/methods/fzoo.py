@@ -30,7 +30,8 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.direction import Combination, Dense
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
 
@@ -78,15 +79,8 @@ class FZOO(Method):
         """One round: every point of every probe, and last the clean weights where they are the baseline."""
         s = self.settings
         names = seeds.names(s.probes * s.points, s.coupling).reshape(s.probes, s.points)
-        clean = (Combination.of(),) if s.baseline == "clean" else ()
         signs = seeds.signs(names.size).reshape(names.shape)
-        losses = yield tuple(
-            Probe(
-                int(own[0]),
-                (*(Combination(own[i : i + 1], shift[i : i + 1]) for i in range(s.points)), *clean),
-            )
-            for own, shift in zip(names, s.eps * signs, strict=True)
-        )
+        losses = yield one_sided(names, signs, s.eps, clean=s.baseline == "clean")
         kept = np.isfinite(losses).all(axis=1)
         if not kept.any():
             return Outcome(Combination.of(), math.nan, math.nan, s.probes)

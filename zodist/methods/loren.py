@@ -28,10 +28,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.direction import Combination, Dense
-from zodist.kernels import matrix
+from zodist.kernels import cpu, matrix
 from zodist.kernels.linalg import dot16
 from zodist.matrix import Projected, matrix_shape
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
 from zodist.params import Param
 
@@ -94,20 +95,15 @@ class Loren(Method):
     def step(self, seeds: StepSeeds) -> Step:
         """One round: every point at +eps; with pool = "all" the weights themselves last."""
         s = self.settings
-        count = s.probes * s.points
-        names = seeds.names(count, s.coupling)
-        clean = (Combination.of(),) if s.pool == "all" else ()
-        signs, probes = seeds.signs(len(names)), []
-        for n in range(0, count, s.points):
-            here = [Combination(names[k : k + 1], s.eps * signs[k : k + 1]) for k in range(n, n + s.points)]
-            probes.append(Probe(int(names[n]), (*here, *clean)))
-        losses = yield tuple(probes)
+        names = seeds.names(s.probes * s.points, s.coupling).reshape(s.probes, s.points)
+        signs = seeds.signs(names.size).reshape(names.shape)
+        losses = yield one_sided(names, signs, s.eps, clean=s.pool == "all")
         weights, kept = leave_one_out(losses, s.points, pool=s.pool)
         used = int(kept.sum())
         if not used:
             return Outcome(Combination.of(), float("nan"), float("nan"), s.probes)
-        seen, weights = names.reshape(s.probes, -1)[kept].reshape(-1), weights.reshape(-1)
-        signed = weights * signs.reshape(s.probes, -1)[kept].reshape(-1)
+        seen, weights = names[kept].reshape(-1), weights.reshape(-1)
+        signed = weights * signs[kept].reshape(-1)
         gradient = Combination(seen, signed / s.eps)
         spread = float(np.std(losses[kept, : s.points], axis=1, ddof=1).mean()) / s.eps
         return Outcome(
@@ -134,7 +130,7 @@ class Loren(Method):
             a, (rows, columns) = self.a[p.name], matrix_shape(p.shape)
             total = np.empty(columns, np.float64)
             place = self._dense.law, keys, np.uint64(p.id), np.uint64(noise.Z), a
-            run = matrix.score_parallel if rows * columns > 1 << 16 else matrix.score_serial
+            run = matrix.score_parallel if rows * columns > cpu.SMALL else matrix.score_serial
             q = run(rows, columns, *place, table, total)
             c, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
             score = -(total - c * q * a) / (d * np.sqrt(s.rho))

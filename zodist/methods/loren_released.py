@@ -22,10 +22,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.direction import Cache, Combination, Dense, LaidDense, Law
-from zodist.kernels import sketch
+from zodist.kernels import cpu, sketch
 from zodist.kernels.linalg import dot16
 from zodist.matrix import matrix_shape, shared_tables
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
 from zodist.params import Param
 
@@ -57,7 +58,7 @@ class Tied(Law):
         if len(keys):
             place = self.noise.law, keys, tables, np.uint64(param.id), np.uint64(noise.Z)
             ones, vector = np.ones((rows, 1), np.float32), np.ascontiguousarray(self.vector[:, None])
-            run = sketch.core_parallel if rows * columns > 1 << 16 else sketch.core_serial
+            run = sketch.core_parallel if rows * columns > cpu.SMALL else sketch.core_serial
             run(rows, columns, *place, ones, vector, along)
         wide = self.vector.astype(np.float64)
         square = rows * float(dot16(wide, wide))
@@ -96,18 +97,15 @@ class LorenReleased(Method):
     def step(self, seeds: StepSeeds) -> Step:
         """One round: every point at +eps."""
         s = self.settings
-        names = seeds.coded(s.probes * s.points)
-        signs, probes = seeds.signs(len(names)), []
-        for n in range(0, len(names), s.points):
-            here = [Combination(names[k : k + 1], s.eps * signs[k : k + 1]) for k in range(n, n + s.points)]
-            probes.append(Probe(int(names[n]), tuple(here)))
-        losses = yield tuple(probes)
+        names = seeds.coded(s.probes * s.points).reshape(s.probes, s.points)
+        signs = seeds.signs(names.size).reshape(names.shape)
+        losses = yield one_sided(names, signs, s.eps)
         weights, kept = leave_one_out(losses, s.points, pool="probe")
         used = int(kept.sum())
         if not used:
             return Outcome(Combination.of(), float("nan"), float("nan"), s.probes)
-        seen, weights = names.reshape(s.probes, -1)[kept].reshape(-1), weights.reshape(-1)
-        signed = weights * signs.reshape(s.probes, -1)[kept].reshape(-1)
+        seen, weights = names[kept].reshape(-1), weights.reshape(-1)
+        signed = weights * signs[kept].reshape(-1)
         spread = float(np.std(losses[kept], axis=1, ddof=1).mean()) / s.eps
         return Outcome(
             Combination(seen, signed / s.eps),
@@ -133,7 +131,7 @@ class LorenReleased(Method):
                 np.uint64(noise.Z),
             )
             sums = np.empty((len(every), 1, columns), np.float64)
-            run = sketch.back_parallel if rows * columns > 1 << 16 else sketch.back_serial
+            run = sketch.back_parallel if rows * columns > cpu.SMALL else sketch.back_serial
             run(rows, columns, *place, np.ones((rows, 1), np.float32), sums)
             wide = a.astype(np.float64)
             square = rows * float(dot16(wide, wide))

@@ -31,15 +31,13 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
-from zodist.kernels import sketch
+from zodist.kernels import cpu, sketch
 from zodist.kernels.linalg import dot16, matmul, matmul_tn, orthonormalise
 from zodist.matrix import LowRank, matrix_shape, shared_tables
 from zodist.methods import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 from zodist.params import Param
-
-SMALL = 1 << 16  # numbers that one thread handles sooner than a pool wakes
 
 
 class PgapSettings(Settings):
@@ -87,7 +85,7 @@ class _Subspace(Law):
             keys, tables = shared_tables(self.method.dense, combinations, cache)
         cores = np.empty((len(units), u.shape[1], v.shape[1]), np.float64)
         place = self.method.dense.law, keys, tables, np.uint64(self.param.id), np.uint64(noise.Z)
-        run = sketch.core_parallel if rows * columns > SMALL else sketch.core_serial
+        run = sketch.core_parallel if rows * columns > cpu.SMALL else sketch.core_serial
         run(rows, columns, *place, u.astype(np.float32), v.astype(np.float32), cores)
         square = max(inner(s, s), 1e-300)
         level, scale = np.sqrt(self.method.delta * square), np.sqrt(rows * columns / s.size)
@@ -181,7 +179,7 @@ class Pgap(Method):
             u, v, s = self._bases[p.name]
             (rows, columns), r = matrix_shape(p.shape), u.shape[1]
             place = self.dense.law, keys, tables, np.uint64(p.id), np.uint64(noise.Z)
-            many = rows * columns > SMALL
+            many = rows * columns > cpu.SMALL
             omega = noise.numbers(noise.GAUSSIAN, omega_seed, p.id, noise.V, 0, columns * r).reshape(
                 columns, r
             )

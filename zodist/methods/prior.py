@@ -33,6 +33,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, slopes
 from zodist.params import Param
 
@@ -72,12 +73,7 @@ class Prior(Method):
         s = self.settings
         names = seeds.names(s.probes * s.candidates, s.coupling).reshape(s.probes, s.candidates)
         signs = seeds.signs(names.size).reshape(names.shape)
-        first = yield tuple(
-            Probe(
-                int(own[0]), tuple(Combination(own[i : i + 1], shift[i : i + 1]) for i in range(s.candidates))
-            )
-            for own, shift in zip(names, s.eps * signs, strict=True)
-        )
+        first = yield one_sided(names, signs, s.eps)
         usable = np.all(np.isfinite(first), axis=1)
         # A probe without a direction is asked for the clean loss twice: all probes of a round have as many points.
         guided = [
