@@ -36,7 +36,7 @@ class ZodistSettings(Settings):
     """Keys of [method] with name = "zodist"."""
 
     probes: int = Field(1, ge=1, description="batches in a step, over all workers")
-    passes: int = Field(3, ge=1, le=64, description="directions of every example, one forward each")
+    passes: int = Field(1, ge=1, le=64, description="directions of every example, one forward each")
     examples: int = Field(16, ge=1, le=1024, description="examples of a probe: must be batch.size")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")
     normalise: Literal["none", "spread"] = Field(
