@@ -1,8 +1,7 @@
-"""``zodist bench step`` on a small model: a real run, its figures and its memory."""
+"""``zodist bench step``, ``memory`` and ``methods`` on a small model: real runs, and figures that belong together."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -12,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from films import byte_level
-from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from zodist.bench.memory import measure_memory
 from zodist.bench.methods import measure_methods
-from zodist.bench.methods import table as methods_table
-from zodist.bench.step import measure_step, table
+from zodist.bench.population import measure_population
+from zodist.bench.step import measure_step
+from zodist.bench.variants import Bench, Settings, load
 from zodist.errors import ConfigError, ModelError
 from zodist.params import collect, digest
 
@@ -28,14 +28,11 @@ SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "probes": 2,
     "threads": 1,
-    "repeats": 2,
+    "columns": 2,
     "wide": 64,
 }
-TIMES = (
-    "bare_forwards bare_forwards_all_logits step evaluate update inplace_step update_one update_wide".split()
-)
-RATIOS = ["ratio_to_bare", "speedup_over_inplace", "update_ratio"]
-PEAKS = ["peak_bytes", "bare_peak_bytes", "inplace_peak_bytes", "largest_layer_bytes"]
+TIMES = ("bare forwards", "bare forwards, all logits", "step", "evaluation", "update")
+CASE = "rademacher, 2 x 5"
 
 
 @pytest.fixture(scope="module")
@@ -57,63 +54,79 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def result(saved: Path) -> Iterator[dict[str, Any]]:
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    yield measure_step(model=str(saved), **SETTINGS)
+    yield
     torch.set_num_threads(threads)
 
 
-@pytest.mark.slow
-def test_every_figure_is_there_and_makes_sense(result: dict[str, Any]) -> None:
-    for key in [f"{name}_s" for name in TIMES] + RATIOS:
-        low, middle, high = (result["spread"][key][name] for name in ("min", "median", "max"))
-        assert 0 < low <= middle <= high < math.inf, key
-        assert 0 < result[key] < math.inf, key
-    assert result["evaluate_s"] + result["update_s"] == pytest.approx(result["step_s"], rel=0.5)
-    assert result["ratio_to_bare"] == result["step_s"] / result["bare_forwards_s"]
-    assert result["speedup_over_inplace"] == result["inplace_step_s"] / result["step_s"]
-    for key in SETTINGS:
-        assert result[key] == SETTINGS[key]
-    assert result["torch"] == torch.__version__
-    assert json.loads(json.dumps(result)) == result
+@pytest.fixture(scope="module")
+def settings(saved: Path) -> Settings:
+    return Settings(str(saved), **SETTINGS)
 
 
 @pytest.mark.slow
-def test_a_step_needs_at_most_two_layers_more_than_a_bare_forward(result: dict[str, Any]) -> None:
-    """And the in-place step, which draws a whole layer's noise and its products, needs at least that."""
-    weights, layer = 4 * result["parameters"], result["largest_layer_bytes"]
-    assert layer == 16384 * 256 * 4
-    assert weights <= result["bare_peak_bytes"] < weights + layer
-    assert result["peak_bytes"] <= result["bare_peak_bytes"] + 2 * layer
-    assert result["inplace_peak_bytes"] >= result["bare_peak_bytes"] + layer
+def test_a_step_stands_beside_bare_forwards_and_the_in_place_step(settings: Settings) -> None:
+    lines = measure_step(settings, repeats=2)
+    found = {line.name: line for line in lines}
+    assert len(found) == len(lines)
+    for what in (*TIMES, "given losses to update, 1 probe", "given losses to update, 64 probes"):
+        line = found[f"{what}, {CASE}"]
+        assert 0 < line.low <= line.value <= line.high < math.inf and line.rounds == 2  # type: ignore[operator]
+    step, bare = found[f"step, {CASE}"], found[f"bare forwards, {CASE}"]
+    assert step.ceiling == bare.value and step.ratio == step.value / bare.value
+    assert step.peer and step.speedup == step.peer / step.value
+    rate = found[f"product with the largest layer, {CASE}"]
+    assert rate.unit == "GFLOP/s" and bare.ceiling and bare.ceiling > 0
+    for line in lines:
+        json.dumps(line.plain())
+    profile = {line.what: line for line in lines if line.bench == "profile"}
+    shares = [line.ratio for line in profile.values() if line.unit == "s"]
+    assert sum(s for s in shares if s) == pytest.approx(1.0)
+    assert {"kernel update", "Python", "other operations and kernels"} <= set(profile)
+    for what in ("Python in a step", "Python in bare forwards"):
+        assert 0 < profile[what].value < 100
 
 
 @pytest.mark.slow
-def test_the_table_shows_every_variant(result: dict[str, Any]) -> None:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(table(result))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in (
-        "bare forwards",
-        "zodist step",
-        "in-place step",
-        "update, 64 probes",
-        "16.0 MiB",
-        "2 probes",
-    ):
-        assert part in text
+def test_a_brief_step_has_no_peer_and_no_profile(settings: Settings) -> None:
+    lines = measure_step(settings, repeats=1, brief=True)
+    names = {line.what: line for line in lines}
+    assert set(names) == {"product with the largest layer", "bare forwards", "step", "evaluation", "update"}
+    assert names["step"].peer is None and names["step"].ratio
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_at_most_two_layers_above_a_bare_forward(settings: Settings) -> None:
+    """And the in-place step, which draws a whole layer's noise and its products, needs at least one."""
+    bare, step, above = measure_memory(settings)
+    layer = 16384 * 256 * 4 / 2**20
+    assert above.ceiling == layer and bare.value < step.value + 1
+    assert above.value == max(step.value - bare.value, 0.0) <= 2 * layer
+    assert above.peer and above.peer >= layer and step.peer == pytest.approx(bare.value + above.peer)
+
+
+def test_points_that_share_a_forward_are_timed_beside_a_forward_each(settings: Settings) -> None:
+    single, four = measure_population(settings, [4], repeats=1)
+    assert (single.what, four.what) == ("2 probes, one a forward", "2 probes, 4 points a forward")
+    assert single.ceiling == four.ceiling and four.peer == single.value
+    assert single.speedup is None and four.speedup == single.value / four.value
+
+
+@pytest.mark.parametrize("points", [0, 3, 6])
+def test_points_that_no_forward_can_hold_are_refused(settings: Settings, points: int) -> None:
+    with pytest.raises(ConfigError, match=f"--points {points} must be an even number from 2"):
+        measure_population(settings, [points], repeats=1)
 
 
 def test_the_loss_over_the_whole_vocabulary_is_measured_too(saved: Path) -> None:
-    from zodist.bench.variants import Bench, Settings, load
-
     for columns in (0, 3):
         settings = Settings(str(saved), "gaussian", 2, 5, "bfloat16", 1, 1, columns, 2)
         model = load(settings)
         bench = Bench(model, settings)
         before = digest(collect(model))
-        few, every = bench._few_logits(), bench._all_logits()
+        few, every = bench.bare.few_logits(), bench.bare.all_logits()
         (ours,) = bench.evaluator.losses([], [bench.batch])
         assert few == pytest.approx(every, abs=0.02) and ours == pytest.approx(every, abs=0.02)
         bench.run("bare_forwards")
@@ -129,37 +142,33 @@ def test_the_loss_over_the_whole_vocabulary_is_measured_too(saved: Path) -> None
         ({"noise": "cauchy"}, r"noise = 'cauchy' is not known; choose one of gaussian, rademacher"),
         ({"dtype": "int8"}, r"dtype = 'int8' is not known"),
         ({"probes": 0}, r"probes = 0 must be >= 1"),
-        ({"repeats": 0}, r"repeats = 0 must be >= 1"),
         ({"columns": 1}, r"columns = 1 must be 0 \(the whole vocabulary\) or >= 2"),
     ],
 )
 def test_a_setting_that_cannot_be_measured_is_one_sentence(wrong: dict[str, Any], sentence: str) -> None:
-    settings: dict[str, Any] = {"model": "/nowhere"} | SETTINGS | wrong
     with pytest.raises(ConfigError, match=sentence):
-        measure_step(**settings)  # pyright: ignore
+        Settings("/nowhere", **SETTINGS | wrong)
 
 
 def test_a_model_that_does_not_exist_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
-        measure_step(model=str(tmp_path / "none"), **SETTINGS)
+        measure_step(Settings(str(tmp_path / "none"), **SETTINGS), repeats=1)
 
 
-def test_every_chosen_method_is_timed_beside_mezo(saved: Path) -> None:
+def test_every_chosen_method_is_timed_beside_mezo(settings: Settings) -> None:
     """Forwards, state and the ratio of a real step of three methods: one plain, one with state, one with two rounds."""
     given = {"ldsd": {"points": 3}, "zodist": {"passes": 2}}
-    names = ["mezo", "ldsd", "zodist"]
-    shared = {key: SETTINGS[key] for key in ("noise", "batch", "tokens", "dtype", "threads", "repeats")}
-    lines = {line["method"]: line for line in measure_methods(names, model=str(saved), given=given, **shared)}
-    assert {name: line["forwards"] for name, line in lines.items()} == {"mezo": 2, "ldsd": 4, "zodist": 3}
-    weights = 4 * sum(p.numel() for p in LlamaForCausalLM.from_pretrained(saved).parameters())
-    assert (lines["mezo"]["state_bytes"], lines["ldsd"]["state_bytes"]) == (0, weights)
+    lines = {
+        line.what: line
+        for line in measure_methods(["mezo", "ldsd", "zodist"], settings, repeats=2, given=given)
+    }
+    notes = {name: line.note.split(" forwards a step, ") for name, line in lines.items()}
+    assert {name: note[0] for name, note in notes.items()} == {"mezo": "2", "ldsd": "4", "zodist": "3"}
+    assert notes["mezo"][1] == "0.0 MiB of state" and not notes["ldsd"][1].startswith("0.0 ")
     for line in lines.values():
-        assert 0 < line["ratio_min"] <= line["ratio"] <= line["ratio_max"] < math.inf
-        assert line["step_s"] == pytest.approx(line["evaluate_s"] + line["update_s"], rel=0.5)
-        json.dumps(line)
-    console = Console(file=io.StringIO(), width=140)
-    console.print(methods_table(list(lines.values())))
-    assert all(name in console.file.getvalue() for name in names)  # type: ignore[attr-defined]
+        assert line.peer and line.ceiling and line.ratio == line.value / line.ceiling
+        assert line.speedup == line.peer / line.value
+        json.dumps(line.plain())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,6 @@ def test_every_chosen_method_is_timed_beside_mezo(saved: Path) -> None:
         (["mezo"], {"mezo": {"probe": 2}}, "method 'mezo': probe"),
     ],
 )
-def test_a_method_or_setting_that_is_unknown_is_named(saved: Path, names, given, why: str) -> None:
-    shared = {key: SETTINGS[key] for key in ("noise", "batch", "tokens", "dtype", "threads", "repeats")}
+def test_a_method_or_setting_that_is_unknown_is_named(settings: Settings, names, given, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        measure_methods(names, model=str(saved), given=given, **shared)
+        measure_methods(names, settings, repeats=1, given=given)

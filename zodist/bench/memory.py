@@ -1,4 +1,6 @@
-"""Peak memory of one variant, measured in a fresh process: ``python -m zodist.bench.memory '{...}'``.
+"""``zodist bench memory``: peak memory of a step, of a bare forward and of the in-place step, in a fresh process each.
+
+The process is ``python -m zodist.bench.memory '{...}'``.
 
 The variant first runs on a single short example, which loads code and compiles kernels; then the process
 gives back what it has freed, the mark of its largest size is reset, and the variant runs for real with
@@ -17,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zodist.bench.line import Line
 from zodist.errors import ZodistError
 from zodist.threads import prepare_environment, set_threads
 
@@ -24,10 +27,46 @@ if TYPE_CHECKING:
     from zodist.bench.variants import Settings
 
 
-def peak_bytes(settings: Settings, variant: str) -> int | None:
-    """Bytes of the weights and of all that one run of a variant needs beside them; None off Linux."""
+VARIANTS = ("bare_forwards", "step", "inplace_step")
+MIB = 1 << 20
+
+
+def measure_memory(settings: Settings) -> list[Line]:
+    """Peaks, and what the step and the in-place step need above the bare forward, beside the model's largest layer.
+
+    Raises ZodistError off Linux, where the kernel does not tell.
+    """
+    from zodist.bench.variants import load
+
+    largest = max(p.numel() * p.element_size() for p in load(settings).parameters()) / MIB
+    bare, step, inplace = (_peak_bytes(settings, variant) / MIB for variant in VARIANTS)
+    shared: dict[str, Any] = {"setting": str(settings), "case": settings.case}
+    of_bare: dict[str, Any] = {"ceiling": bare, "ceiling_is": "a bare forward's peak"}
+    peer: dict[str, Any] = {"peer_is": "in-place MeZO as published"}
+    of_layer: dict[str, Any] = {"ceiling": largest, "ceiling_is": "the weights of the model's largest layer"}
+    above = max(step - bare, 0.0)
+    return [
+        Line("memory", "bare forward", bare, "MiB", **shared),
+        Line("memory", "step", step, "MiB", **shared, **of_bare, peer=inplace, **peer),
+        Line(
+            "memory",
+            "step above bare",
+            above,
+            "MiB",
+            **shared,
+            **of_layer,
+            peer=inplace - bare,
+            **peer,
+        ),
+    ]
+
+
+def _peak_bytes(settings: Settings, variant: str) -> int:
+    """Bytes of the weights and of all that one run of a variant needs beside them."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
-        return None
+        raise ZodistError(
+            "peak memory is read from Linux's /proc/self/clear_refs, which is not there; use Linux"
+        )
     question = json.dumps({"settings": settings.plain(), "variant": variant})
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))

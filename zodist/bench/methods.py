@@ -1,24 +1,27 @@
 """``zodist bench methods``: what a step of every method costs beside a MeZO step with as many forward passes.
 
-Each method's steps run in turn with MeZO's in one process, on one model and one batch, so that what else the machine does
-hits both.  A method whose step has F forwards is held against F / 2 antithetic pairs and one update of MeZO: its own
-measured evaluation, scaled, plus its update, whose cost does not depend on the number of probes.
+Each method's steps run in turn with MeZO's and with bare forwards in one process, on one model and one batch, so that what
+else the machine does hits all.  A method whose step has F forwards is held against F bare ones, and against F / 2 antithetic
+pairs and one update of MeZO: its own measured evaluation, scaled, plus its update, whose cost does not depend on the number
+of probes.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
-from rich.table import Table
 
 from zodist import records
+from zodist.bench.bare import Bare
+from zodist.bench.line import Line
+from zodist.bench.rounds import LEAST, seconds
 from zodist.bench.variants import LR, SEED, RandomBatch, Settings, load
 from zodist.config import Rule
 from zodist.config_errors import nearest
@@ -78,31 +81,29 @@ class Steps:
 
 def measure_methods(
     names: Sequence[str],
+    settings: Settings,
     *,
-    model: str,
-    noise: str,
-    batch: int,
-    tokens: int,
-    dtype: str,
-    threads: int,
     repeats: int,
     given: dict[str, dict[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
-    """A line for every method: seconds of a step, of MeZO with as many forwards, and their ratio (medians).
+    limit_s: float = math.inf,
+) -> list[Line]:
+    """A line for every method: seconds of a step, of bare forwards and of MeZO with as many forwards (medians).
 
     names: methods, all of the registry for none.  given: settings of some methods, in place of their defaults.
+    limit_s: seconds for all of them; a method stops after two steps if it has had its share.
     Raises ConfigError for an unknown method or setting.
     """
-    settings = Settings(model, noise, batch, tokens, dtype, 1, threads, 2, 1)
     for name in names:
         if name not in METHODS:
             raise ConfigError(f"{name!r} is not a method{nearest(name, METHODS)}")
-    set_threads(threads)
+    set_threads(settings.threads)
     loaded = load(settings)
     rows = RandomBatch.of(settings, loaded.get_input_embeddings().weight.shape[0])
+    bare, chosen = Bare(loaded, rows), names or list(METHODS)
     lines = []
-    for name in names or list(METHODS):
-        lines.append(_compare(name, (given or {}).get(name, {}), loaded, rows, settings, repeats))
+    for name in chosen:
+        pair = _pair(name, (given or {}).get(name, {}), loaded, rows, settings)
+        lines.append(_compare(*pair, bare, settings, repeats, limit_s / len(chosen)))
     return lines
 
 
@@ -124,63 +125,52 @@ def _settings(name: str, given: dict[str, Any], batch: RandomBatch, settings: Se
     raise AssertionError("the last attempt returns or raises")
 
 
-def _compare(
-    name: str, given: dict[str, Any], model: Any, batch: RandomBatch, settings: Settings, repeats: int
-) -> dict[str, Any]:
-    """Steps of a method and of MeZO in turn."""
-    twin = copy.deepcopy(
-        model, {id(tensor): tensor for tensor in model.parameters()}
-    )  # other modules, the same weights
+def _pair(
+    name: str, given: dict[str, Any], model: Any, batch: RandomBatch, settings: Settings
+) -> tuple[Steps, Steps]:
+    """A method, and MeZO with the same noise on other modules over the same weights."""
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in model.parameters()})
     other = Steps(name, given, model, batch, settings)
     law = {"noise": getattr(other.method.settings, "noise", settings.noise)}  # type: ignore[attr-defined]
-    reference = Steps("mezo", law, twin, batch, settings)
+    return other, Steps("mezo", law, twin, batch, settings)
+
+
+def _compare(
+    other: Steps, reference: Steps, bare: Bare, settings: Settings, repeats: int, limit_s: float
+) -> Line:
+    """Steps of a method, of MeZO and bare forwards in turn."""
+    start = perf_counter()
+    counts: list[int] = []
+    steps: list[float] = []
+    peers: list[float] = []
+    ceilings: list[float] = []
     try:
-        rounds = [(reference.run(), other.run()) for _ in range(WARM + repeats)][WARM:]
+        for number in range(WARM + repeats):
+            if number >= WARM + LEAST and perf_counter() - start > limit_s:
+                break
+            pair, evaluate, update = reference.run()
+            forwards, *own = other.run()
+            if number >= WARM:
+                counts.append(forwards)
+                steps.append(sum(own))
+                peers.append(evaluate * forwards / pair + update)
+                ceilings.append(forwards * seconds(bare.few_logits))
         state = other.state_bytes()
     finally:
         reference.close()
         other.close()
-    pairs, ratios = [], []
-    for (forwards, evaluate, update), (own, own_evaluate, own_update) in rounds:
-        pairs.append((evaluate * own / forwards + update, own_evaluate + own_update))
-        ratios.append(pairs[-1][1] / pairs[-1][0])
-    return {
-        "what": "method step",
-        "method": name,
-        "forwards": round(sum(own for _, (own, _, _) in rounds) / len(rounds), 2),
-        "step_s": median(step for _, step in pairs),
-        "evaluate_s": median(evaluate for _, (_, evaluate, _) in rounds),
-        "update_s": median(update for _, (_, _, update) in rounds),
-        "mezo_s": median(mezo for mezo, _ in pairs),
-        "ratio": median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "state_bytes": state,
-        **settings.plain(),
-        "repeats": repeats,
-        "torch": torch.__version__,
-    }
-
-
-def table(lines: Sequence[dict[str, Any]]) -> Table:
-    """The lines for a person."""
-    r = lines[0]
-    title = f"{r['model']}, {r['dtype']}, {r['noise']}, {r['batch']} x {r['tokens']} tokens, {r['threads']} threads"
-    caption = f"medians of {r['repeats']} steps, in turn with MeZO's; torch {r['torch']}"
-    out = Table("method", title=title, caption=caption)
-    for column in (
-        "forwards",
-        "step s",
-        "evaluation s",
-        "update s",
-        "x MeZO",
-        "smallest - largest",
-        "state MiB",
-    ):
-        out.add_column(column, justify="right")
-    for line in lines:
-        seconds = (f"{line[key]:.3f}" for key in ("step_s", "evaluate_s", "update_s"))
-        spread = f"{line['ratio_min']:.2f} - {line['ratio_max']:.2f}"
-        state = f"{line['state_bytes'] / 2**20:,.1f}"
-        out.add_row(line["method"], f"{line['forwards']:g}", *seconds, f"{line['ratio']:.2f}", spread, state)
-    return out
+    return Line(
+        "methods",
+        other.name,
+        median(steps),
+        "s",
+        setting=str(settings),
+        low=min(steps),
+        high=max(steps),
+        rounds=len(steps),
+        ceiling=median(ceilings),
+        ceiling_is="as many bare forwards",
+        peer=median(peers),
+        peer_is="MeZO with as many forwards",
+        note=f"{sum(counts) / len(counts):.3g} forwards a step, {state / 2**20:,.1f} MiB of state",
+    )

@@ -1,14 +1,13 @@
 """What ``zodist bench step`` compares: one model, one batch, and ways to use them that time themselves.
 
-The bare forwards run on modules of their own over the same weights, so that no hook of the evaluator is in
-their way.  Our step is the whole one: evaluation, exchange, a journal on disk, update.
+The bare forwards are those of zodist.bench.bare.  Our step is the whole one: evaluation, exchange, a journal on disk,
+update.
 """
 
 from __future__ import annotations
 
-import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +20,9 @@ from torch import Tensor
 
 from zodist import noise
 from zodist.bench import inplace
+from zodist.bench.bare import Bare
+from zodist.bench.line import counted
+from zodist.bench.rounds import Seconds, seconds
 from zodist.config import Rule
 from zodist.errors import ConfigError
 from zodist.exchange import LocalExchange
@@ -29,15 +31,14 @@ from zodist.journal import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.model import load_model
-from zodist.params import collect
+from zodist.params import Param, collect
 from zodist.rules import RULES
 from zodist.step import Live, Replica
 from zodist.tasks import Batch
+from zodist.together import Rounds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EPS, LR, SEED = 1e-3, 1e-7, 1
-
-Seconds = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class Settings:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be >= 1")
         if self.columns < 0 or self.columns == 1:
             raise ConfigError(f"columns = {self.columns} must be 0 (the whole vocabulary) or >= 2")
+
+    def __str__(self) -> str:
+        """The settings for people, as a line's ``setting``."""
+        counts = f"{counted(self.probes, 'probe')}, {counted(self.threads, 'thread')}"
+        return f"{Path(self.model).name}, {self.dtype}, {self.noise}, {self.batch} x {self.tokens} tokens, {counts}"
+
+    @property
+    def case(self) -> str:
+        """What tells apart the steps of one report."""
+        return f"{self.noise}, {self.batch} x {self.tokens}"
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-able values."""
@@ -108,25 +119,24 @@ def load(settings: Settings) -> Any:
 
 
 class Bench:
-    """One model, one batch, and the variants: a method named in ``VARIANTS`` runs once, returns seconds."""
+    """One model, one batch, and the variants: each method of VARIANTS runs once and returns seconds by name."""
 
-    VARIANTS = ("bare_forwards", "bare_forwards_all_logits", "step", "inplace_step", "updates")
+    VARIANTS = ("products", "bare_forwards", "bare_forwards_all_logits", "step", "inplace_step", "updates")
 
-    def __init__(self, model: Any, settings: Settings) -> None:
+    def __init__(self, model: Any, settings: Settings, params: Sequence[Param] = ()) -> None:
+        """params: the model's, if not as ``collect`` gives them."""
         self.settings = settings
         self.batch = RandomBatch.of(settings, model.get_input_embeddings().weight.shape[0])
-        self.params = collect(model)
+        self.params = list(params) or collect(model)
         self.weights = list(model.parameters())
-        shared = {id(tensor): tensor for tensor in self.weights}
-        self.bare = copy.deepcopy(model, shared)  # other modules, the same weights
+        self.bare = Bare(model, self.batch)
         self.parallel = settings.threads > 1
         self.method = self._method(settings.probes)
         self.evaluator = Evaluator(model, self.params, self.method.direction, parallel=self.parallel)
         self._folder = tempfile.TemporaryDirectory(prefix="zodist-bench-")
         self.journal = Journal.create(Path(self._folder.name) / "journal.jsonl", {"bench": settings.plain()})
         self.live = Live(
-            LocalExchange(),
-            self.journal,
+            Rounds(LocalExchange(), self.journal).round,
             self._losses,
             seed=SEED,
             data_lanes=1,
@@ -147,13 +157,17 @@ class Bench:
         """One run of one variant."""
         return getattr(self, variant)()
 
+    def products(self) -> Seconds:
+        """Bare products of the largest layer."""
+        return {"products": seconds(self.bare.multiply)}
+
     def bare_forwards(self) -> Seconds:
         """Two forwards per probe of the untouched model, with exactly the logits of the loss."""
-        return {"bare_forwards": _timed(lambda: self._forwards(self._few_logits))}
+        return {"bare_forwards": seconds(lambda: self._forwards(self.bare.few_logits))}
 
     def bare_forwards_all_logits(self) -> Seconds:
         """The same with the logits of every position and every vocabulary entry."""
-        return {"bare_forwards_all_logits": _timed(lambda: self._forwards(self._all_logits))}
+        return {"bare_forwards_all_logits": seconds(lambda: self._forwards(self.bare.all_logits))}
 
     def step(self) -> Seconds:
         """A training step: ``evaluate`` is the answer to the method's question, ``update`` the rest."""
@@ -166,18 +180,18 @@ class Bench:
             answered = perf_counter() - start
             return values
 
-        whole = _timed(lambda: self.replica.advance(answer))
+        whole = seconds(lambda: self.replica.advance(answer))
         return {"step": whole, "evaluate": answered, "update": whole - answered}
 
     def inplace_step(self) -> Seconds:
         """The reference: one step per probe, one after the other, as its probes cannot share a pass."""
-        return {"inplace_step": _timed(self._inplace)}
+        return {"inplace_step": seconds(self._inplace)}
 
     def updates(self) -> Seconds:
         """The update alone with one probe and with many, from given losses."""
         return {
-            "update_one": _timed(lambda: self.one.advance(_given)),
-            "update_wide": _timed(lambda: self.wide.advance(_given)),
+            "update_one": seconds(lambda: self.one.advance(_given)),
+            "update_wide": seconds(lambda: self.wide.advance(_given)),
         }
 
     def _method(self, probes: int) -> MeZO:
@@ -193,38 +207,11 @@ class Bench:
     def _inplace(self) -> None:
         for _ in range(self.settings.probes):
             self._inplace_steps += 1
-            inplace.step_(self.weights, self._all_logits, seed=self._inplace_steps, eps=EPS, lr=LR)
+            inplace.step_(self.weights, self.bare.all_logits, seed=self._inplace_steps, eps=EPS, lr=LR)
 
     def _forwards(self, forward: Callable[[], float]) -> None:
         for _ in range(2 * self.settings.probes):
             forward()
-
-    def _inputs(self) -> dict[str, Any]:
-        b = self.batch
-        return {"input_ids": b.input_ids, "attention_mask": b.attention_mask, "use_cache": False}
-
-    def _few_logits(self) -> float:
-        with torch.inference_mode():
-            if self.batch.columns is None:
-                logits = self.bare(**self._inputs(), logits_to_keep=1).logits
-            else:
-                last = self.bare.base_model(**self._inputs()).last_hidden_state[:, -1:].contiguous()
-                head = self.bare.get_output_embeddings()
-                bias = None if head.bias is None else head.bias[self.batch.columns]
-                logits = F.linear(last, head.weight[self.batch.columns], bias)
-            return float(self.batch.losses(logits).double().mean())
-
-    def _all_logits(self) -> float:
-        with torch.inference_mode():
-            logits = self.bare(**self._inputs()).logits[:, -1:]
-            logits = logits if self.batch.columns is None else logits[..., self.batch.columns]
-            return float(self.batch.losses(logits).double().mean())
-
-
-def _timed(run: Callable[[], Any]) -> float:
-    start = perf_counter()
-    run()
-    return perf_counter() - start
 
 
 def _given(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
