@@ -33,10 +33,27 @@ INSTALL = (
 )
 
 
+CPU = torch.device("cpu")
+
+
+def device_of(wanted: str, worker: int = 0) -> torch.device:
+    """Where a model runs: "cpu", "cuda", or "auto", which is the latter where there is such a device.
+
+    worker: workers of one host take its devices in turn.  Raises ModelError where the device is asked for and absent.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return CPU
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"model.device = {wanted!r}, but torch {torch.__version__} finds no such device here; set model.device = 'auto'"
+        )
+    return torch.device("cuda", worker % torch.cuda.device_count())
+
+
 def load_model(
-    name: str, dtype: torch.dtype, attention: str
+    name: str, dtype: torch.dtype, attention: str, device: torch.device = CPU
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, in eval mode on the CPU with no parameter requiring a gradient, and its tokenizer.
+    """The model, in eval mode on a device with no parameter requiring a gradient, and its tokenizer.
 
     dtype: of the weights. attention: "sdpa" or "eager".
     Raises ModelError if it cannot be found or loaded, or if some of its weights are not in the files.
@@ -74,7 +91,9 @@ def load_model(
         )
     model.requires_grad_(False)
     model.config.use_cache = False
-    return model.eval(), tokenizer
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where kernels are launched
+    return model.eval().to(device), tokenizer  # type: ignore[arg-type]
 
 
 def packaged() -> Path:

@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from zodist.errors import ModelError
-from zodist.kernels import cpu
+from zodist.kernels.device import HOST, Kernels, kernels_of
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -26,6 +27,7 @@ class Param:
     updated, digested and kept in snapshots.
     model: the model's own storage, flat.  The same tensor as weights, or, with a float32 master copy, what it is rounded
     to after every update.
+    kernels: those of the device that the weights are on.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Param:
     weights: torch.Tensor
     model: torch.Tensor
     origin: int = 0
+    kernels: Kernels = HOST
 
     def publish(self) -> None:
         """Bring the model's storage up to date with the weights."""
@@ -46,15 +49,15 @@ class Param:
         return KINDS[self.weights.dtype]
 
     @property
-    def words(self) -> np.ndarray:
-        """The held weights as unsigned words, sharing memory: uint32 for float32, else uint16."""
-        return as_words(self.weights)
+    def words(self) -> Any:
+        """The held weights as the kernels take them."""
+        return as_words(self.weights, self.kernels)
 
 
-def as_words(tensor: torch.Tensor) -> np.ndarray:
-    """A contiguous float tensor's numbers as flat unsigned words, sharing memory."""
+def as_words(tensor: torch.Tensor, kernels: Kernels = HOST) -> Any:
+    """A contiguous float tensor's numbers as flat unsigned words, uint32 for float32, else uint16; memory is shared."""
     unsigned = torch.uint32 if tensor.dtype == torch.float32 else torch.uint16
-    return tensor.detach().view(unsigned).reshape(-1).numpy()
+    return kernels.view(tensor.detach().view(unsigned).reshape(-1))
 
 
 def address(name: str) -> int:
@@ -84,10 +87,8 @@ def collect(model: torch.nn.Module, pattern: str = "", *, master: bool = False) 
             raise ModelError(
                 f"parameter {name!r} is {p.dtype}; zodist trains float32, bfloat16 and float16 only"
             )
-        if not p.is_contiguous() or p.device.type != "cpu":
-            raise ModelError(
-                f"parameter {name!r} must be contiguous and on the CPU, found strides {p.stride()}"
-            )
+        if not p.is_contiguous():
+            raise ModelError(f"parameter {name!r} must be contiguous, found strides {p.stride()}")
         key = address(name)
         if key in owner:
             raise ModelError(
@@ -95,16 +96,17 @@ def collect(model: torch.nn.Module, pattern: str = "", *, master: bool = False) 
             )
         owner[key] = name
         flat = p.detach().view(-1)
-        params.append(Param(name, key, tuple(p.shape), flat.float() if master else flat, flat))
+        held = flat.float() if master else flat
+        params.append(Param(name, key, tuple(p.shape), held, flat, kernels=kernels_of(p.device)))
     return params
 
 
 def digest(params: Sequence[Param], *, parallel: bool = False) -> int:
     """64-bit hash of the weights: a sum, so shards add up to the whole and any order gives the same."""
-    kernel = cpu.digest_parallel if parallel else cpu.digest_serial
     total = 0
     for p in params:
-        total = (total + int(kernel(p.words, p.origin, np.uint64(p.id)))) & 0xFFFFFFFFFFFFFFFF
+        found = p.kernels.digest[parallel](p.words, p.origin, np.uint64(p.id))
+        total = (total + int(found)) & 0xFFFFFFFFFFFFFFFF
     return total
 
 
@@ -116,7 +118,9 @@ def fingerprint(model: torch.nn.Module) -> str:
         names.update(f"{name} {tuple(p.shape)} {p.dtype}\n".encode())
         if p.dtype in KINDS:
             flat = p.detach().contiguous().view(-1)
-            total += digest([Param(name, address(name), tuple(p.shape), flat, flat)])
+            total += digest(
+                [Param(name, address(name), tuple(p.shape), flat, flat, kernels=kernels_of(p.device))]
+            )
         else:
-            names.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
+            names.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return f"{(total ^ int.from_bytes(names.digest(), 'little')) & 0xFFFFFFFFFFFFFFFF:016x}"

@@ -1,7 +1,9 @@
 """Compiled kernels, by subject: dense noise, matrices, sketches, rules; they give the bits of the numpy reference.
 
+``device`` says which kernels serve which device: numba's, or those of the files named ``cuda``, which are Triton's.
+
 Compiled kernels are kept on disk between processes.  numba looks only at the file that a function stands in, so a change
-in a file that it was compiled from would go unseen: the cache is therefore named after all of their contents.
+in a file that it was compiled from would go unseen: its cache is therefore named after the contents of all its files.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import numba
 
 def _cache_folder() -> Path:
     here = Path(__file__).parent
-    content = b"".join(path.read_bytes() for path in [here.parent / "noise.py", *sorted(here.glob("*.py"))])
+    files = [path for path in sorted(here.glob("*.py")) if not path.name.startswith(("cuda", "device"))]
+    content = b"".join(path.read_bytes() for path in [here.parent / "noise.py", *files])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "zodist" / f"kernels-{hashlib.sha256(content).hexdigest()[:16]}"
 

@@ -1,89 +1,83 @@
-"""CPU kernels (numba) of the update rules: one gradient, given as float32 numbers, moves weights and buffers.
+"""CPU kernel (numba) of the update rules: one gradient, given as float32 numbers, moves weights and buffers.
 
-All work on numbers ``start`` .. of one parameter: words and buffers are those of the range alone.  float32 throughout,
+It works on numbers ``start`` .. of one parameter: words and buffers are those of the range alone.  float32 throughout,
 one rounding of the weights at the end (zodist.kernels.tile.settle).  Serial and parallel forms give the same bits.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import njit, prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
 from zodist.kernels.tile import TILE, ZERO, decode, f32, settle, u32
 
+SGD, SIGN, MOMENTUM, ADAM = 0, 1, 2, 3
 
-def _sgd(kind, words, start, gradient, param, decay, lr, round_key):
-    """Weights <- weights * decay - lr * gradient."""
-    stop = start + words.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        x, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
-            lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, stop)
-            piece, g = words[lo - start : hi - start], gradient[lo - start : hi - start]
-            decode(kind, piece, x)
-            for j in range(hi - lo):
-                x[j] = x[j] * decay - lr * g[j]
-            settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+_inner = njit(cache=True, nogil=True, error_model="numpy", inline="never")
 
 
-def _sign(kind, words, start, gradient, param, decay, lr, round_key):
-    """Weights <- weights * decay - lr * sign(gradient)."""
-    stop = start + words.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        x, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
-            lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, stop)
-            piece, g = words[lo - start : hi - start], gradient[lo - start : hi - start]
-            decode(kind, piece, x)
-            for j in range(hi - lo):
-                step = lr if g[j] > ZERO else (-lr if g[j] < ZERO else ZERO)
-                x[j] = x[j] * decay - step
-            settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+@_inner
+def _sgd(x, g, decay, rate):
+    """Weights <- weights * decay - rate * gradient."""
+    for j in range(g.size):
+        x[j] = x[j] * decay - rate * g[j]
 
 
-def _momentum(kind, words, start, gradient, buffer, param, decay, momentum, lr, round_key):
-    """Buffer <- momentum * buffer + gradient; weights <- weights * decay - lr * buffer."""
-    stop = start + words.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        x, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
-            lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, stop)
-            piece, g = words[lo - start : hi - start], gradient[lo - start : hi - start]
-            kept = buffer[lo - start : hi - start]
-            decode(kind, piece, x)
-            for j in range(hi - lo):
-                m = momentum * kept[j] + g[j]
-                kept[j] = m
-                x[j] = x[j] * decay - lr * m
-            settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+@_inner
+def _sign(x, g, decay, rate):
+    """Weights <- weights * decay - rate * sign(gradient)."""
+    for j in range(g.size):
+        step = rate if g[j] > ZERO else (-rate if g[j] < ZERO else ZERO)
+        x[j] = x[j] * decay - step
 
 
-def _adam(
-    kind, words, start, gradient, first, second, param, decay, beta1, beta2, rate, root, epsilon, round_key
-):
-    """Adam: rate = lr / (1 - beta1^t), root = 1 / (1 - beta2^t); moments are updated in place."""
-    stop = start + words.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
+@_inner
+def _momentum(x, g, kept, decay, rate, beta):
+    """Buffer <- beta * buffer + gradient; weights <- weights * decay - rate * buffer."""
+    for j in range(g.size):
+        m = beta * kept[j] + g[j]
+        kept[j] = m
+        x[j] = x[j] * decay - rate * m
+
+
+@_inner
+def _adam(x, g, m, v, decay, rate, beta1, beta2, root, epsilon):
+    """Adam: rate = lr / (1 - beta1^t), root = 1 / (1 - beta2^t); the moments m and v are updated in place."""
     one = f32(1.0)
+    for j in range(g.size):
+        m[j] = beta1 * m[j] + (one - beta1) * g[j]
+        v[j] = beta2 * v[j] + (one - beta2) * (g[j] * g[j])
+        x[j] = x[j] * decay - rate * m[j] / (np.sqrt(v[j] * root) + epsilon)
+
+
+def _move(rule, kind, words, start, gradient, first, second, factors, param, round_key):
+    """Move weights and buffers by one rule, SGD to ADAM.
+
+    first, second: the rule's buffers, float32 like the gradient, or empty; factors: float32, in the order of the rule's
+    own formula above.
+    """
+    stop = start + words.size
+    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
     for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        x, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
+        room, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
         for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
             lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, stop)
-            piece, g = words[lo - start : hi - start], gradient[lo - start : hi - start]
-            m, v = first[lo - start : hi - start], second[lo - start : hi - start]
-            decode(kind, piece, x)
-            for j in range(hi - lo):
-                m[j] = beta1 * m[j] + (one - beta1) * g[j]
-                v[j] = beta2 * v[j] + (one - beta2) * (g[j] * g[j])
-                x[j] = x[j] * decay - rate * m[j] / (np.sqrt(v[j] * root) + epsilon)
-            settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+            at, last = lo - start, hi - start
+            x, g, decay, rate = room[0 : hi - lo], gradient[at:last], factors[0], factors[1]
+            decode(kind, words[at:last], x)
+            if rule == SGD:
+                _sgd(x, g, decay, rate)
+            elif rule == SIGN:
+                _sign(x, g, decay, rate)
+            elif rule == MOMENTUM:
+                _momentum(x, g, first[at:last], decay, rate, factors[2])
+            else:
+                m, v = first[at:last], second[at:last]
+                _adam(x, g, m, v, decay, rate, factors[2], factors[3], factors[4], factors[5])
+            settle(
+                kind, x, words[at:last], round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w
+            )
 
 
-sgd_serial, sgd_parallel = compile_forms(_sgd)
-sign_serial, sign_parallel = compile_forms(_sign)
-momentum_serial, momentum_parallel = compile_forms(_momentum)
-adam_serial, adam_parallel = compile_forms(_adam)
+move_serial, move_parallel = compile_forms(_move)
