@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.kernels import cpu
+from zodist.kernels.cpu import SMALL
+from zodist.kernels.device import Kernels
 from zodist.params import KINDS, Param, as_words
 
 
@@ -87,6 +88,16 @@ class Laid(ABC):
         """Some rows of a matrix at every combination into out, [combinations, rows, width], contiguous."""
 
 
+class LaidFused(Laid):
+    """Directions along which plain descent is one pass over the weights, without the gradient in between."""
+
+    @abstractmethod
+    def update_(
+        self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
+    ) -> None:
+        """Weights <- weights * decay - the first combination, rounded once."""
+
+
 class Law(ABC):
     """What a seed means for one parameter."""
 
@@ -115,7 +126,7 @@ class Dense(Law):
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
         """One set of tables serves every parameter of this law."""
         if self not in cache:
-            cache[self] = LaidDense(self.law, *coded_tables(self, combinations))
+            cache[self] = LaidDense(param.kernels, self.law, *coded_tables(self, combinations))
         return cache[self]
 
 
@@ -143,12 +154,14 @@ class Dressed(Law):
                 chosen = [Combination(c.seeds, c.weights * self.weigh(c.seeds)) for c in combinations]
                 if not any(c.weights.any() for c in chosen):
                     chosen = [Combination.of() for _ in chosen]
-            cache[place] = LaidDense(self.noise.law, *coded_tables(self.noise, chosen))
+            cache[place] = LaidDense(param.kernels, self.noise.law, *coded_tables(self.noise, chosen))
         keys, tables = cache[place].keys, cache[place].tables
         if "shares" not in cache:  # added up exactly: numpy's order of addition depends on the processor
-            cache["shares"] = np.array([math.fsum(c.weights) for c in combinations], np.float32)
+            shares = np.array([math.fsum(c.weights) for c in combinations], np.float32)
+            cache["shares"] = param.kernels.send(shares)
         shares = cache["shares"]
-        return LaidDense(self.noise.law, keys, tables, shares, self.mean, self.curvature, self.below)
+        dress = shares, self.mean, self.curvature, self.below
+        return LaidDense(param.kernels, self.noise.law, keys, tables, *dress)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -180,14 +193,15 @@ class Stored(Law):
         """No noise, only a mean."""
         shares = np.array([c.weights.sum() for c in combinations], np.float32)
         keys, tables = np.empty(0, np.uint64), np.zeros((len(combinations), 0, noise.TILE), np.float32)
-        return LaidDense(noise.RADEMACHER, keys, tables, shares, self.numbers)
+        return LaidDense(param.kernels, noise.RADEMACHER, keys, tables, shares, self.numbers)
 
 
-class LaidDense(Laid):
+class LaidDense(LaidFused):
     """Base seeds and Walsh tables, with what dresses them."""
 
     def __init__(
         self,
+        kernels: Kernels,
         law: int,
         keys: np.ndarray,
         tables: np.ndarray,
@@ -196,11 +210,15 @@ class LaidDense(Laid):
         curvature: np.ndarray = NONE,
         below: np.float32 = EVERYTHING,
     ) -> None:
-        """keys uint64 [S]; tables float32 [combinations, S, L]; the dress as the kernels take it."""
-        self.law, self.keys, self.tables = law, keys, tables
+        """keys uint64 [S]; tables float32 [combinations, S, L]; the dress as the kernels take it.
+
+        kernels: those that will run; the arrays go to their device here, once.
+        """
+        send = kernels.send
+        self.law, self.keys, self.tables = law, send(keys), send(tables)
         if not len(shares):
             shares = np.zeros(len(tables), np.float32)
-        self.dress = (shares, mean, curvature, below)
+        self.dress = (send(shares), send(mean), send(curvature), below)
         self.still = len(keys) == 0 and not len(mean)
 
     def write_(
@@ -214,8 +232,8 @@ class LaidDense(Laid):
         parallel: bool = False,
     ) -> None:
         """One pass over the range."""
-        kernel = cpu.perturb_parallel if parallel and stop - start > cpu.SMALL else cpu.perturb_serial
-        outs = as_words(out).reshape(len(out), 1, stop - start)
+        kernel = param.kernels.perturb[parallel and stop - start > SMALL]
+        outs = as_words(out, param.kernels).reshape(len(out), 1, stop - start)
         kernel(
             param.kind,
             KINDS[out.dtype],
@@ -235,15 +253,15 @@ class LaidDense(Laid):
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
         """Rows that are not named are never touched."""
         width = param.shape[-1]
-        kernel = cpu.perturb_rows_parallel if parallel else cpu.perturb_rows_serial
+        kernel = param.kernels.perturb_rows[parallel]
         kernel(
             param.kind,
             KINDS[out.dtype],
             param.words,
             param.origin,
-            (index * width).numpy(),
+            param.kernels.view(index * width),
             width,
-            as_words(out).reshape(out.shape),
+            as_words(out, param.kernels).reshape(out.shape),
             self.law,
             self.keys,
             self.tables,
@@ -255,8 +273,8 @@ class LaidDense(Laid):
     def update_(
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
     ) -> None:
-        """Weights <- weights * decay - the first combination, in one fused pass."""
-        kernel = cpu.update_parallel if parallel and param.weights.numel() > cpu.SMALL else cpu.update_serial
+        """The noise is made on the way."""
+        kernel = param.kernels.update[parallel and param.weights.numel() > SMALL]
         name, role = np.uint64(param.id), np.uint64(noise.Z)
         move = self.law, self.keys, self.tables[0], name, role, (*self.dress, True), decay, rounding
         kernel(param.kind, param.words, param.origin, *move)

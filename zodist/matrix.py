@@ -10,13 +10,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
-from zodist.kernels import cpu, matrix
+from zodist.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
+from zodist.kernels import cpu
 from zodist.params import KINDS, Param, as_words
 
 Factors = Callable[[Sequence[Combination], Cache], tuple[np.ndarray, np.ndarray]]
@@ -48,17 +49,17 @@ class LaidRows(Laid):
         """Whole rows: start and stop are multiples of ``grain``."""
         if start % self.grain or stop % self.grain:
             raise ValueError(f"{param.name}: numbers {start} to {stop} are not whole rows of {self.grain}")
-        rows = np.arange(start // self.grain, stop // self.grain, dtype=np.int64)
+        rows = param.kernels.rows(start // self.grain, stop // self.grain)
         self._run(param, rows, out, add, parallel and stop - start > cpu.SMALL)
 
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
         """Rows that are not named are never touched."""
-        self._run(param, index.numpy(), out, True, parallel)
+        self._run(param, param.kernels.view(index), out, True, parallel)
 
-    def _run(self, param: Param, rows: np.ndarray, out: torch.Tensor, add: bool, parallel: bool) -> None:
+    def _run(self, param: Param, rows: Any, out: torch.Tensor, add: bool, parallel: bool) -> None:
         """Weights and result as the kernels take them."""
         kind, words = (param.kind, param.words) if add else (KINDS[torch.float32], NO_WORDS)
-        outs = as_words(out).reshape(len(out), len(rows), self.grain)
+        outs = as_words(out, param.kernels).reshape(len(out), len(rows), self.grain)
         self.kernel(param, (kind, KINDS[out.dtype], words, param.origin, rows, self.grain, outs), parallel)
 
     @abstractmethod
@@ -93,7 +94,7 @@ class LaidProjected(LaidRows):
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the noise."""
-        run = matrix.project_parallel if parallel else matrix.project_serial
+        run = param.kernels.project[parallel]
         law, name, role = self.law, np.uint64(param.id), np.uint64(noise.Z)
         place = law.noise.law, self.keys, self.tables, name, role
         run(*target, *place, law.vector, law.along[0], law.scale[0])
@@ -114,28 +115,37 @@ class LowRank(Law):
         return LaidLowRank(param, *self.factors(combinations, cache))
 
 
-class LaidLowRank(LaidRows):
+class LaidLowRank(LaidRows, LaidFused):
     """The factors of every combination."""
 
     def __init__(self, param: Param, left: np.ndarray, right: np.ndarray) -> None:
         super().__init__(param)
-        self.left = np.ascontiguousarray(left, np.float32)
-        self.right = np.ascontiguousarray(right, np.float32)
+        self.left, self.right = (
+            param.kernels.send(np.ascontiguousarray(f, np.float32)) for f in (left, right)
+        )
 
     def times(self, x: torch.Tensor, *, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The two thin operands with which x [C, rows, k] is multiplied to get x D^T (transpose) or x D.
 
         Returns x times the first factor, [C, rows, r], and the second factor, [C, r, out], in x's dtype.
         """
-        left, right = (torch.from_numpy(f).to(x.dtype) for f in (self.left, self.right))
+        left, right = (torch.as_tensor(f).to(x.dtype) for f in (self.left, self.right))
         first, second = (right.transpose(1, 2), left.transpose(1, 2)) if transpose else (left, right)
         points = len(x)
         return torch.bmm(x, first.expand(points, -1, -1)), second.expand(points, -1, -1)
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
-        run = matrix.product_parallel if parallel else matrix.product_serial
+        run = param.kernels.product[parallel]
         run(*target, self.left, self.right, -1, np.uint64(0), np.uint64(param.id), np.uint64(noise.Z))
+
+    def update_(
+        self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
+    ) -> None:
+        """The product is made on the way."""
+        run = param.kernels.descend[parallel and param.weights.numel() > cpu.SMALL]
+        left, right, name = self.left[0], self.right[0], np.uint64(param.id)
+        run(param.kind, param.words, param.origin, left, right, name, decay, rounding)
 
 
 def shared_tables(

@@ -15,8 +15,7 @@ import torch
 
 from zodist import noise
 from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
-from zodist.kernels import cpu
-from zodist.kernels import moments as kernels
+from zodist.kernels.cpu import SMALL
 from zodist.params import Param
 
 
@@ -115,9 +114,9 @@ class LaidRatio(Laid):
             raise TypeError(
                 f"a ratio of moments moves weights, in float32; it is no probe ({out.dtype}, add={add})"
             )
-        kernel = kernels.ratio_parallel if parallel and stop - start > cpu.SMALL else kernels.ratio_serial
+        kernel = param.kernels.ratio[parallel and stop - start > SMALL]
         moments = self.law, self.keys, self.tables, self.first, self.shares, self.squares, self.epsilon
-        for row, factor in zip(out.numpy(), self.factors, strict=True):
+        for row, factor in zip(param.kernels.view(out), self.factors, strict=True):
             kernel(start, stop, row, *moments, factor, np.uint64(param.id), np.uint64(noise.Z))
 
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:

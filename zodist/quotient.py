@@ -51,13 +51,13 @@ class LaidQuotient(Laid):
         parallel: bool = False,
     ) -> None:
         """float32, each operation rounded once; then, with ``add``, the weights' float32 sum rounded to out's dtype."""
-        m, v = torch.empty(out.shape), torch.empty(1, stop - start)
+        m = torch.empty(out.shape, device=out.device)
+        v = torch.empty(1, stop - start, device=out.device)
         self.above.write_(param, start, stop, m, add=False, parallel=parallel)
         self.below.write_(param, start, stop, v, add=False, parallel=parallel)
-        quotient, root = m.numpy(), v.numpy()
-        np.sqrt(root, out=root)
-        root += self.epsilon
-        quotient /= root
+        m /= v.sqrt_().add_(
+            float(self.epsilon)
+        )  # torch rounds roots and quotients correctly, on every device
         if add:
             m += param.weights[start - param.origin : stop - param.origin].float()
         out.copy_(m)

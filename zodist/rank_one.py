@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from zodist import noise
 from zodist.direction import Cache, Combination, Law
-from zodist.kernels import matrix
 from zodist.matrix import LaidRows
 from zodist.params import Param
 
@@ -54,35 +55,49 @@ class RankOne(Law):
                 )
             low = np.uint64(noise.CODES - 1)
             terms = [((c.seeds & low).astype(np.int64), c.weights) for c in combinations]
-            cache["codes"] = (bases[0] if len(bases) else np.uint64(0)), terms
-        key, terms = cache["codes"]
-        return LaidRankOne(param, key, terms, cache)
+            keys = bases if len(bases) else np.zeros(1, np.uint64)
+            cache["codes"] = param.kernels.send(keys), terms
+        keys, terms = cache["codes"]
+        return LaidRankOne(param, keys, terms, cache)
 
 
 class LaidRankOne(LaidRows):
     """u [m], v [n] of the base; codes and weights of every combination."""
 
     def __init__(
-        self, param: Param, key: np.uint64, terms: list[tuple[np.ndarray, np.ndarray]], cache: Cache
+        self, param: Param, keys: Any, terms: list[tuple[np.ndarray, np.ndarray]], cache: Cache
     ) -> None:
+        """keys: the one base, as the parameter's kernels take it."""
         super().__init__(param)
         self.terms, self.bits, self._cache = terms, code_bits(self.rows, self.grain), cache
-        self.u, self.v = np.empty((1, self.rows), np.float32), np.empty((1, self.grain), np.float32)
+        self._device, self._kernels = param.weights.device, param.kernels
+        kernels, name = param.kernels, np.uint64(param.id)
+        self.u, self.v = kernels.empty((1, self.rows)), kernels.empty((1, self.grain))
         for role, out in ((noise.U, self.u), (noise.V, self.v)):
-            matrix.noises_serial(noise.RADEMACHER, np.full(1, key), np.uint64(param.id), np.uint64(role), out)
+            kernels.noises[False](noise.RADEMACHER, keys, name, np.uint64(role), out)
         self.still = not any(weights.any() for _, weights in terms)
 
-    def vectors(self, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def vectors(self, places: Any = None) -> tuple[Any, Any]:
         """Left (times the weight) and right vectors of combinations of one term: float32 [C, m] and [C, n].
 
-        places: the rows that are wanted, if not all.
+        places: the rows that are wanted, if not all.  Arrays as the kernels take them.
         """
         over, along, weights = self._patterns()
-        rows = np.arange(self.rows) if places is None else places
-        left = self.u[0, rows] * over[:, rows % over.shape[1]] * weights
-        return left, self.v * np.resize(along.T, (self.grain, len(along))).T
+        if places is None:
+            left = self.u * self._repeated(over, "rows", self.rows) * weights
+        else:
+            left = self.u[0, places] * over[:, places % over.shape[1]] * weights
+        return left, self.v * self._repeated(along, "columns", self.grain)
 
-    def _patterns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _repeated(self, signs: Any, axis: str, size: int) -> Any:
+        """Signs of a period [C, period] as [C, size]; kept, since many matrices have the same shape."""
+        key = axis, self.bits, size
+        if key not in self._cache:
+            every = self._kernels.view(torch.arange(size, device=self._device))
+            self._cache[key] = signs[:, every % signs.shape[1]]
+        return self._cache[key]
+
+    def _patterns(self) -> tuple[Any, Any, Any]:
         """Walsh functions of the combinations' codes over one period of rows and of columns, and weights [C, 1]."""
         if ("patterns", self.bits) not in self._cache:
             codes = np.array([c[0] for c, _ in self.terms], np.int64)
@@ -90,11 +105,11 @@ class LaidRankOne(LaidRows):
             weights = np.array([w[0] for _, w in self.terms], np.float32)[:, None]
             over = code_signs((codes >> across) & ((1 << down) - 1), 1 << down)
             along = code_signs(codes & ((1 << across) - 1), 1 << across)
-            self._cache["patterns", self.bits] = over, along, weights
+            self._cache["patterns", self.bits] = tuple(self._kernels.send(a) for a in (over, along, weights))
         return self._cache["patterns", self.bits]
 
-    def tables(self) -> np.ndarray:
-        """The Walsh tables of the combinations, float32 [C, 2^down, 2^across]."""
+    def tables(self) -> Any:
+        """The Walsh tables of the combinations as kernels take them, float32 [C, 2^down, 2^across]."""
         if ("tables", self.bits) not in self._cache:
             across, down = self.bits
             out = np.zeros((len(self.terms), 1 << down, 1 << across), np.float32)
@@ -102,10 +117,9 @@ class LaidRankOne(LaidRows):
                 sums = np.zeros(1 << (across + down), np.float64)
                 np.add.at(sums, codes & (len(sums) - 1), weights)
                 table[:] = noise.walsh(sums).reshape(table.shape)
-            self._cache["tables", self.bits] = out
+            self._cache["tables", self.bits] = self._kernels.send(out)
         return self._cache["tables", self.bits]
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
-        run = matrix.rank_one_parallel if parallel else matrix.rank_one_serial
-        run(*target, self.u[0], self.v[0], self.tables())
+        param.kernels.rank_one[parallel](*target, self.u[0], self.v[0], self.tables())

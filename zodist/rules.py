@@ -1,7 +1,7 @@
 """Update rules: how an estimate moves the weights.
 
-What a dense gradient does under sgd is one pass over the weights; every other pair of law and rule writes the gradient in
-pieces of ``PIECE`` numbers that stay in cache.
+What a dense or a low-rank gradient does under sgd is one pass over the weights; every other pair of law and rule writes
+the gradient in pieces (``Kernels.piece``), on the CPU so small that they stay in cache.
 
 theta <- theta * (1 - lr * weight_decay) - lr * g, summed in float32 and rounded once; 16-bit weights are rounded
 stochastically with addressed bits (role ``rounding``, keyed by run and step), because lr * g is far below half a unit in
@@ -11,16 +11,15 @@ the last place and rounding to nearest would drop it.  A rule's state changes on
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 
-from zodist.direction import Cache, Combination, Laid, LaidDense, Law
-from zodist.kernels import cpu
+from zodist.direction import NONE, Cache, Combination, Laid, LaidFused, Law
 from zodist.kernels import rules as kernels
+from zodist.kernels.cpu import SMALL
 from zodist.params import Param
 
 
@@ -55,11 +54,10 @@ def schedule(settings: RuleSettings, step: int, steps: int) -> float:
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-PIECE = 1 << 18  # numbers of a gradient at a time
-
-
-class Rule(ABC):
+class Rule:
     """Applies gradients to the held weights."""
+
+    code: ClassVar[int]  # the rule's number among the kernels
 
     def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
         self.settings, self.params, self.parallel = settings, params, parallel
@@ -91,35 +89,39 @@ class Rule(ABC):
     def sweep_(self, param: Param, laid: Laid, decay: np.float32, lr: float, key: np.uint64) -> None:
         """The pieces of a parameter whose gradient is laid out as it stands."""
         numbers = param.weights.numel()
-        size = max(laid.grain, PIECE // laid.grain * laid.grain)
+        size = max(laid.grain, param.kernels.piece // laid.grain * laid.grain)
         if self._gradient.numel() < min(size, numbers):
-            self._gradient = torch.empty(min(size, numbers))
-        words = param.words
+            self._gradient = torch.empty(min(size, numbers), device=param.weights.device)
         for start in range(0, numbers, size):
             stop = min(start + size, numbers)
             piece = self._gradient[: stop - start].view(1, -1)
             laid.write_(
                 param, param.origin + start, param.origin + stop, piece, add=False, parallel=self.parallel
             )
-            self.move_(param, words[start:stop], start, stop, piece[0].numpy(), decay, lr, key)
+            self.move_(param, start, piece[0], decay, lr, key)
 
-    @abstractmethod
     def move_(
-        self,
-        param: Param,
-        words: np.ndarray,
-        start: int,
-        stop: int,
-        gradient: np.ndarray,
-        decay: np.float32,
-        lr: float,
-        key: np.uint64,
+        self, param: Param, start: int, gradient: torch.Tensor, decay: np.float32, lr: float, key: np.uint64
     ) -> None:
-        """Run the rule's kernel on held numbers start .. stop - 1, given their words and their gradient."""
+        """Move held numbers from ``start`` on, given their gradient."""
+        stop, view = start + len(gradient), param.kernels.view
+        words, buffers = (
+            param.words[start:stop],
+            [view(held[param.name][start:stop]) for held in self.buffers()],
+        )
+        first, second = (*buffers, NONE, NONE)[:2]
+        run = param.kernels.move[self.parallel and stop - start > SMALL]
+        factors = np.array([decay, *self.factors(lr)], np.float32)
+        place = self.code, param.kind, words, param.origin + start
+        run(*place, view(gradient), first, second, factors, np.uint64(param.id), key)
 
-    def many(self, words: np.ndarray) -> bool:
-        """Whether waking the thread pool costs less than it saves on so many numbers."""
-        return self.parallel and words.size > cpu.SMALL
+    def factors(self, lr: float) -> tuple[float, ...]:
+        """What the rule's formula in zodist.kernels.rules takes after the decay."""
+        return (lr,)
+
+    def buffers(self) -> tuple[Mapping[str, torch.Tensor], ...]:
+        """Arrays of the weights' size that the formula changes, by parameter name."""
+        return ()
 
     def state(self) -> dict[str, torch.Tensor]:
         """The rule's own state by name, for a snapshot."""
@@ -134,52 +136,45 @@ class Rule(ABC):
 class Sgd(Rule):
     """Plain steps along the estimate.  State: none."""
 
+    code = kernels.SGD
+
     def fold_(self, param, law, gradient, cache, decay, lr, key) -> None:
-        """One fused pass where the law is dense; lr goes into the tables, in float64 before they are rounded."""
+        """One fused pass where the law has one; lr goes into the weights of seeds, in float64 before they are rounded."""
         if "scaled" not in cache:
             cache["scaled"] = gradient * lr
         laid = law.lay(param, [cache["scaled"]], cache)
-        if isinstance(laid, LaidDense):
+        if isinstance(laid, LaidFused):
             laid.update_(param, decay, key, parallel=self.parallel)
         else:
             self.sweep_(param, laid, decay, 1.0, key)
-
-    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
-        """Weights <- weights * decay - lr * gradient."""
-        kernel = kernels.sgd_parallel if self.many(words) else kernels.sgd_serial
-        kernel(
-            param.kind, words, param.origin + start, gradient, np.uint64(param.id), decay, np.float32(lr), key
-        )
 
 
 class Sign(Rule):
     """Steps of one size along the estimate's signs (Liu et al. 2019, ZO-signSGD).  State: none."""
 
-    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
-        """Weights <- weights * decay - lr * sign(gradient)."""
-        kernel = kernels.sign_parallel if self.many(words) else kernels.sign_serial
-        kernel(
-            param.kind, words, param.origin + start, gradient, np.uint64(param.id), decay, np.float32(lr), key
-        )
+    code = kernels.SIGN
 
 
 class Momentum(Rule):
     """Heavy ball: m <- momentum * m + g; theta <- theta * decay - lr * m.  State: m, float32, 4 bytes a weight."""
 
+    code = kernels.MOMENTUM
+
     def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
         super().__init__(settings, params, parallel=parallel)
-        self.buffers = {p.name: torch.zeros(p.weights.numel(), dtype=torch.float32) for p in params}
+        self.mean = _zeros(params)
 
-    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
-        """One pass over weights and buffer."""
-        kernel = kernels.momentum_parallel if self.many(words) else kernels.momentum_serial
-        buffer = self.buffers[param.name].numpy()[start:stop]
-        beta, rate, name = np.float32(self.settings.momentum), np.float32(lr), np.uint64(param.id)
-        kernel(param.kind, words, param.origin + start, gradient, buffer, name, decay, beta, rate, key)
+    def factors(self, lr: float) -> tuple[float, ...]:
+        """The rate and the share of the old buffer that stays."""
+        return lr, self.settings.momentum
+
+    def buffers(self) -> tuple[Mapping[str, torch.Tensor], ...]:
+        """m."""
+        return (self.mean,)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The buffers, by parameter name."""
-        return dict(self.buffers)
+        return dict(self.mean)
 
 
 class Adam(Rule):
@@ -188,10 +183,11 @@ class Adam(Rule):
     rule.momentum is its beta1.  State: two moments, float32, 8 bytes a weight, and the number of steps.
     """
 
+    code = kernels.ADAM
+
     def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
         super().__init__(settings, params, parallel=parallel)
-        self.first = {p.name: torch.zeros(p.weights.numel(), dtype=torch.float32) for p in params}
-        self.second = {p.name: torch.zeros(p.weights.numel(), dtype=torch.float32) for p in params}
+        self.first, self.second = _zeros(params), _zeros(params)
         self.steps = torch.zeros(1, dtype=torch.int64)
 
     def apply_(self, gradient: Combination, laws: Mapping[int, Law | None], lr: float, rounding: int) -> None:
@@ -199,15 +195,14 @@ class Adam(Rule):
         self.steps += 1
         super().apply_(gradient, laws, lr, rounding)
 
-    def move_(self, param, words, start, stop, gradient, decay, lr, key) -> None:
-        """One pass over weights and moments."""
-        kernel = kernels.adam_parallel if self.many(words) else kernels.adam_serial
+    def factors(self, lr: float) -> tuple[float, ...]:
+        """Rate and second moment with Adam's corrections for the zeros that the moments began with."""
         s, t = self.settings, int(self.steps)
-        first, second = (held[param.name].numpy()[start:stop] for held in (self.first, self.second))
-        rate, root = np.float32(lr / (1.0 - s.momentum**t)), np.float32(1.0 / (1.0 - s.beta2**t))
-        betas, name = (np.float32(s.momentum), np.float32(s.beta2)), np.uint64(param.id)
-        at, rest = param.origin + start, (rate, root, np.float32(s.epsilon), key)
-        kernel(param.kind, words, at, gradient, first, second, name, decay, *betas, *rest)
+        return lr / (1.0 - s.momentum**t), s.momentum, s.beta2, 1.0 / (1.0 - s.beta2**t), s.epsilon
+
+    def buffers(self) -> tuple[Mapping[str, torch.Tensor], ...]:
+        """Both moments."""
+        return self.first, self.second
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments by parameter name, and the count."""
@@ -215,6 +210,10 @@ class Adam(Rule):
         return (
             moments | {f"second/{name}": value for name, value in self.second.items()} | {"steps": self.steps}
         )
+
+
+def _zeros(params: Sequence[Param]) -> dict[str, torch.Tensor]:
+    return {p.name: torch.zeros_like(p.weights, dtype=torch.float32) for p in params}
 
 
 RULES: Mapping[str, type[Rule]] = {"sgd": Sgd, "momentum": Momentum, "adam": Adam, "sign": Sign}

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from zodist import noise
 from zodist.direction import Cache, Combination, Law
-from zodist.kernels import cpu, matrix
-from zodist.matrix import LaidRows
+from zodist.kernels.cpu import SMALL
+from zodist.matrix import NO_WORDS, LaidRows
 from zodist.params import KINDS, Param, as_words
 
 
@@ -49,43 +50,37 @@ class LaidSigned(LaidRows):
 
     def __init__(self, param: Param, law: int, key: np.uint64, seeds: np.ndarray, mix: np.ndarray) -> None:
         super().__init__(param)
-        self.law, self.key, self.mix = law, key, mix
-        self.r, self.s = (
-            np.empty((len(seeds), self.rows), np.float32),
-            np.empty((len(seeds), self.grain), np.float32),
-        )
+        kernels, name = param.kernels, np.uint64(param.id)
+        self.law, self.key, self.mix = law, key, kernels.send(mix)
+        self.r, self.s = (kernels.empty((len(seeds), n)) for n in (self.rows, self.grain))
+        keys = kernels.send(seeds)
         for role, out in ((noise.U, self.r), (noise.V, self.s)):
-            matrix.noises_serial(noise.RADEMACHER, seeds, np.uint64(param.id), np.uint64(role), out)
+            kernels.noises[False](noise.RADEMACHER, keys, name, np.uint64(role), out)
         self.still = not mix.any()
 
-    @property
-    def weights(self) -> np.ndarray:
-        """The weight of seed k in combination k, float32 [seeds]: where every example has a direction of its own."""
-        return np.ascontiguousarray(np.diagonal(self.mix))
-
-    def vectors(self, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def vectors(self, places: Any = None) -> tuple[Any, Any]:
         """Signs r (times the weight) and s of combinations of one term: float32 [C, m] and [C, n].
 
-        places: the rows that are wanted, if not all.
+        places: the rows that are wanted, if not all.  Arrays as the kernels take them.
         """
         r = self.r if places is None else self.r[:, places]
-        return r * self.weights[:, None], self.s
+        return r * self.mix.diagonal()[:, None], self.s
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the noise and a product of rank ``seeds``."""
-        run = matrix.product_parallel if parallel else matrix.product_serial
-        left = np.ascontiguousarray((self.mix[:, :, None] * self.r).transpose(0, 2, 1))
-        run(*target, left, self.s[None], self.law, self.key, np.uint64(param.id), np.uint64(noise.Z))
+        left = param.kernels.empty((len(self.mix), self.rows, len(self.r)))
+        left[:] = self.mix[:, None, :] * self.r.T[None]
+        place = self.law, self.key, np.uint64(param.id), np.uint64(noise.Z)
+        param.kernels.product[parallel](*target, left, self.s[None], *place)
 
     def write_noise_(
         self, param: Param, rows: torch.Tensor, out: torch.Tensor, *, parallel: bool = False
     ) -> None:
         """Some rows of the shared noise U itself into out, [1, rows, n]."""
-        numbers, name = rows.numpy().astype(np.int64), np.uint64(param.id)
-        outs = as_words(out).reshape(1, len(numbers), self.grain)
-        keys, tables = np.full(1, self.key, np.uint64), np.ones((1, 1, noise.TILE), np.float32)
-        nothing = np.zeros(self.grain, np.float32)
-        run = matrix.project_parallel if parallel and out.numel() > cpu.SMALL else matrix.project_serial
-        target = KINDS[torch.float32], KINDS[out.dtype], np.empty(0, np.uint32), 0, numbers, self.grain, outs
-        place = self.law, keys, tables, name, np.uint64(noise.Z)
-        run(*target, *place, nothing, np.float32(0), np.float32(1))
+        kernels, name = param.kernels, np.uint64(param.id)
+        outs = as_words(out, kernels).reshape(1, len(rows), self.grain)
+        left, right = kernels.empty((1, self.rows, 1)), kernels.empty((1, 1, self.grain))
+        left[:], right[:] = 1.0, 1.0
+        run = kernels.product[parallel and out.numel() > SMALL]
+        target = KINDS[torch.float32], KINDS[out.dtype], NO_WORDS, 0, kernels.view(rows), self.grain, outs
+        run(*target, left, right, self.law, self.key, name, np.uint64(noise.Z))

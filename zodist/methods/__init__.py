@@ -82,7 +82,7 @@ class Settings(BaseModel):
 class Method(ABC):
     """One zeroth-order method.  Subclasses are final; state, if any, changes only as a function of (state, losses).
 
-    ``expected`` and ``linear_error`` are claims, which ``zodist.testing`` checks: a method says there what the mean of its
+    ``expected`` and ``linear_moments`` are claims, which ``zodist.testing`` checks: a method says there what the mean of its
     estimate is, where that is not the gradient, and how large its error is, where that is known.
     """
 
@@ -127,10 +127,12 @@ class Method(ABC):
         """
         return {}
 
-    def linear_error(self, numbers: int) -> float | None:
-        """Mean squared error of one step's estimate on a linear loss of so many weights, over |gradient|^2, or None.
+    def linear_moments(self, gradients: Mapping[str, np.ndarray]) -> tuple[float, float] | None:
+        """Means of gradient . estimate and |estimate|^2 for the next step on a loss with these gradients, or None.
 
-        For instance numbers / probes of independent two-sided probes; None: not known, or the mean is not the gradient.
+        Over all that is random, such as the bases of a window, and up to one factor on the estimate; gradients: as in
+        ``expected``.  With a and b of |gradient|^2, the squared error at the best rate is b / a^2 - 1 of |gradient|^2:
+        (d + 1) / probes for independent Gaussian probes of d weights.  None: not known; zodist.methods.claims has forms.
         """
         return None
 

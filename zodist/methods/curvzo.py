@@ -35,6 +35,7 @@ from zodist import noise
 from zodist.direction import Combination, Dense, Dressed
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.blocks import block_of, draw, inclusion
+from zodist.methods.claims import Gradients, Moments, averaged
 from zodist.methods.steps import StepSeeds, slopes
 from zodist.params import Param
 
@@ -213,6 +214,28 @@ class CurvZO(Method):
         self._freeze(self._known)
         shares = {p.name: float(self.shares[self._block[p.id]]) for p in self.params}
         return {name: g * shares[name] for name, g in gradients.items()}
+
+    def linear_moments(self, gradients: Gradients) -> Moments:
+        """Block b of n_b weights and squared gradient G_b, in with probability p_b, and then times h_b: 1, or 1 / pi_b.
+
+        One probe: sum over b and c of P(b and c) h_b^2 n_b G_c, and with Gaussian numbers 2 sum p_b h_b^2 G_b; two have 1
+        or, coded, 0 or 2 times sum p_b^2 h_b^2 G_b in common.  A probe that would be empty takes the likeliest block.
+        """
+        s = self.settings
+        self._freeze(self._known)
+        energy = np.zeros(len(self.blocks))
+        for p in self.params:
+            energy[self._block[p.id]] += float(np.square(gradients[p.name]).sum())
+        inside, h = self.shares.copy(), np.ones_like(self.shares)
+        if s.horvitz_thompson:
+            h = 1.0 / np.maximum(self.shares, LEAST_SHARE)
+        inside[int(np.argmax(inside))] += float(np.prod(1.0 - self.shares))
+        both = np.outer(self.shares, self.shares)
+        np.fill_diagonal(both, inside)
+        gaussian = 2.0 * (s.noise == "gaussian")
+        one = float((h**2 * self.sizes) @ both @ energy + gaussian * (inside * h**2) @ energy)
+        two = float((inside * h) ** 2 @ energy) * (gaussian if s.coupling == "walsh" else 1.0)
+        return float((inside * h) @ energy), averaged(one, two, s.probes)
 
     def state(self) -> dict[str, np.ndarray]:
         """Scores and what they come from."""

@@ -31,6 +31,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
@@ -107,3 +108,18 @@ class FZOO(Method):
             squares = np.full_like(squares, math.fsum(squares) / len(squares))
         divisor = s.points - 1 if s.spread == "sample" else s.points
         return np.maximum(np.sqrt(squares / divisor), s.sigma_min)
+
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
+        """With x, y chi-squared of k = probes * (points - 1) and of ``probes`` degrees of freedom, about.
+
+        The squares of the losses' distances to their mean sum to x, those to the clean loss to x + y, sigma is the root of
+        x / k: along the gradient (x + y) / sqrt(x / k), and (x + y) / (x / k) times the square of plain slopes.
+        """
+        s = self.settings
+        probes, k = s.probes, s.probes * (s.points - 1)
+        if s.baseline != "clean" or s.pool != "all" or k < 5:
+            return None
+        along, square = dense(gradients, s.noise, s.coupling, probes * s.points)
+        inverse = root_chi(k) / (k - 1)  # E[1 / sqrt(x)]
+        ahead = math.sqrt(k) * (root_chi(k) + probes * inverse) / (probes * s.points)
+        return math.sqrt(along) * ahead, square / along * k * (1.0 + probes / (k - 2)) / (probes * s.points)

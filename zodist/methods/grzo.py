@@ -26,6 +26,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Combination
 from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
 from zodist.signed import Signed
@@ -81,3 +82,15 @@ class GRZO(Method):
         weights = slope / (rms if s.normalise == "spread" and rms > 0 else 1.0) / len(slope)
         seen = names.reshape(s.probes, -1)[kept].reshape(-1)
         return Outcome(Combination(seen, weights), float(losses[kept, -1].mean()), rms, s.probes - count)
+
+    def linear_moments(self, gradients: Gradients) -> Moments:
+        """Of B independent directions for every probe.
+
+        "spread" divides by the root mean square of n = B * probes slopes, about chi / sqrt(n) |gradient|: what it leaves
+        is E[chi] / sqrt(n) along the gradient, and the square of the plain estimate over |gradient|^2.
+        """
+        s, count = self.settings, self.settings.probes * self.settings.examples
+        along, square = dense(gradients, s.noise, "independent", count)
+        if s.normalise == "none":
+            return along, square
+        return math.sqrt(along) * root_chi(count) / math.sqrt(count), square / along

@@ -29,6 +29,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds, slopes
 from zodist.params import Param
 
@@ -90,7 +91,9 @@ class KerZOO(Method):
         loss = float(losses[kept].mean()) if count else float("nan")
         return Outcome(gradient, loss, rms, s.probes - count)
 
-    def linear_error(self, numbers: int) -> float | None:
-        """MeZO's times E[(r K)^2] at C = 1; elsewhere the mean is C times the gradient."""
-        inflation = {"linear": 9 / 5, "quartic": 25 / 4, "fifth": 13.2512}[self.settings.kernel]
-        return inflation * numbers / self.settings.probes if self.settings.scale == 1.0 else None
+    def linear_moments(self, gradients: Gradients) -> Moments:
+        """At C = 1: a probe's square is MeZO's times E[(r K)^2], and what two have in common is as in MeZO."""
+        s, inflation = self.settings, {"linear": 9 / 5, "quartic": 25 / 4, "fifth": 13.2512}
+        along, square = dense(gradients, s.noise, s.coupling, s.probes)
+        alone = dense(gradients, s.noise, s.coupling, 1)[1] / s.probes
+        return along, square + (inflation[s.kernel] - 1.0) * alone

@@ -32,6 +32,7 @@ from zodist.kernels import cpu, matrix
 from zodist.kernels.linalg import dot16
 from zodist.matrix import Projected, matrix_shape
 from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.claims import Gradients, Moments, left_out
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
 from zodist.params import Param
@@ -155,6 +156,17 @@ class Loren(Method):
             rows = g.reshape(matrix_shape(g.shape))
             means[name] = (rows - np.outer(rows @ a, a) / (self.settings.rho + a @ a)).reshape(g.shape)
         return means
+
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
+        """Of leave-one-out with independent points; the trace of a row's covariance is n - |a|^2 / (rho + |a|^2)."""
+        s, parts = self.settings, []
+        if s.noise != "gaussian" or s.coupling == "walsh":
+            return None
+        for name, damped in self.expected(gradients).items():
+            rows, columns = matrix_shape(damped.shape)
+            square = self._square(name)
+            parts.append((gradients[name], damped, rows * (columns - square / (s.rho + square))))
+        return left_out(parts, s.probes * s.points - (1 if s.pool == "all" else s.probes))
 
     def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Energy of the gradient along a, over what a random vector would get; 1 is chance.  Positive damping wants > 1."""

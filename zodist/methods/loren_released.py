@@ -64,7 +64,8 @@ class Tied(Law):
         square = rows * float(dot16(wide, wide))
         d = np.sqrt(self.rho + square)
         shares = (-(np.sqrt(self.rho) + d) / (square * d) * along[:, 0, 0]).astype(np.float32)
-        return LaidDense(self.noise.law, keys, tables, shares if len(keys) else shares * 0, self.tiled)
+        amounts = shares if len(keys) else shares * 0
+        return LaidDense(param.kernels, self.noise.law, keys, tables, amounts, self.tiled)
 
 
 class LorenReleased(Method):

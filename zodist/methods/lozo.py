@@ -31,8 +31,9 @@ from zodist.direction import Cache, Combination, Dense, Law, Stored
 from zodist.kernels import linalg
 from zodist.matrix import LowRank, factor, matrix_shape
 from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds
-from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares
+from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
 from zodist.methods.two_sided import two_sided
 from zodist.params import Param
 
@@ -113,6 +114,20 @@ class LOZO(Method):
             v, g = self._bases.right(p).astype(np.float64), gradients[p.name].reshape(matrix_shape(p.shape))
             found[p.name] = (g @ v @ v.T / v.shape[1]).reshape(p.shape)
         return found
+
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
+        """Over U and V: a matrix's own G has the error m n + 2 (m + n + r + 1) / r, and (r + n + 1) / r is common to probes.
+
+        From E[V V^T V V^T] = r (r + n + 1) I of Wishart's law.  Walsh codes of the thin U have no such form.
+        """
+        s = self.settings
+        if s.momentum or not s.refresh or s.noise != "gaussian" or (s.coupling == "walsh" and s.probes > 1):
+            return None
+
+        def own(rows: int, columns: int, rank: int) -> tuple[float, float]:
+            return 2.0 * (rows + columns + rank + 1) / rank, (rank + columns + 1) / rank
+
+        return thin_moments(self.params, self._bases, gradients, s.probes, own)
 
     def _scaled(self, param: Param) -> Dense:
         return Dense(self._dense.law, self._dense.coded, 1.0 / np.sqrt(self._bases.rank(param)))

@@ -25,6 +25,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Dense
 from zodist.methods import Method, Settings, Step
+from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 from zodist.params import Param
@@ -86,3 +87,7 @@ class MEAZO(Method):
         self._share[0] = s.beta * self._share[0] + (1.0 - s.beta)
         square = self._square[0] / self._share[0] if s.bias_correction else self._square[0]
         return replace(outcome, gradient=outcome.gradient * (1.0 / (math.sqrt(square) + s.zeta)))
+
+    def linear_moments(self, gradients: Gradients) -> Moments:
+        """MeZO's, up to the factor 1 / sqrt(v), once v remembers many steps."""
+        return dense(gradients, self.settings.noise, self.settings.coupling, self.settings.probes)

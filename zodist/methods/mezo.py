@@ -29,6 +29,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Combination, Dense, Law
 from zodist.methods import Method, Settings, Step
+from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 from zodist.moments import Ratio, Recent
@@ -94,6 +95,7 @@ class MeZO(Method):
         self._recent.add(outcome.gradient)
         return replace(outcome, gradient=self._recent.decayed(s.beta1) if s.memory == "momentum" else _UNIT)
 
-    def linear_error(self, numbers: int) -> float | None:
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
         """Of n-SPSA; memory adds what it remembers."""
-        return numbers / self.settings.probes if self.settings.memory == "none" else None
+        s = self.settings
+        return dense(gradients, s.noise, s.coupling, s.probes) if s.memory == "none" else None

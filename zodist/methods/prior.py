@@ -33,6 +33,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, slopes
 from zodist.params import Param
@@ -112,3 +113,15 @@ class Prior(Method):
             else:
                 weights[0] = 1.0
         return weights
+
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
+        """With "weighted", v^2 along the gradient is chi-squared of M - 1 degrees of freedom; other guides: simulated only.
+
+        Across it v has variance 1 a number, so that E|g . v v|^2 = (M - 1) (d - 1 + M + 1) |g|^2.
+        """
+        s = self.settings
+        if s.guide != "weighted" or s.coupling != "independent" or s.noise != "gaussian":
+            return None
+        square, numbers = size(gradients)
+        gain = s.candidates - 1
+        return square * gain, square * averaged(gain * (numbers + s.candidates), gain * gain, s.probes)

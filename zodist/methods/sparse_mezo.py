@@ -26,6 +26,7 @@ from zodist import noise
 from zodist.direction import Dense, Dressed, Law
 from zodist.errors import ModelError
 from zodist.methods import Method, Settings, Step
+from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 from zodist.params import Param
@@ -69,7 +70,7 @@ class SparseMeZO(Method):
                 self.thresholds[n] = self._threshold(p)
 
     def _threshold(self, param: Param) -> np.float32:
-        magnitudes = np.abs(param.weights.float().numpy())
+        magnitudes = np.abs(param.weights.float().cpu().numpy())
         if magnitudes.size != math.prod(param.shape):
             raise ModelError(
                 f"parameter {param.name!r} is held in part, and method sparse_mezo needs the magnitudes of the whole; "
@@ -97,6 +98,13 @@ class SparseMeZO(Method):
             small = np.abs(p.weights.float().numpy()) <= (threshold if self.direction(p) else -1.0)
             found[p.name] = gradients[p.name] * small.reshape(p.shape)
         return found
+
+    def linear_moments(self, gradients: Gradients) -> Moments:
+        """MeZO's on the small weights, whose number takes the place of d."""
+        small, s = {}, self.settings
+        for name, seen in self.expected({name: np.ones_like(g) for name, g in gradients.items()}).items():
+            small[name] = gradients[name][seen != 0.0]
+        return dense(small, s.noise, s.coupling, s.probes)
 
     def state(self) -> dict[str, np.ndarray]:
         """The thresholds, in the order of the parameters."""

@@ -32,8 +32,9 @@ from zodist.direction import Cache, Combination, Dense, Law
 from zodist.kernels import linalg
 from zodist.matrix import LowRank, factor, matrix_shape
 from zodist.methods import Method, Settings, Step
+from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds
-from zodist.methods.thin import Bases, is_matrix
+from zodist.methods.thin import Bases, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided
 from zodist.params import Param
 
@@ -94,6 +95,17 @@ class SubZero(Method):
             scale = len(u) * len(v) / u.shape[1] ** 2
             found[p.name] = (scale * (u @ (u.T @ g @ v) @ v.T)).reshape(p.shape)
         return found
+
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
+        """Over U and V, of which U^T G V has r^2 / (m n) of |G|^2: m n + 2 m n / r^2, and m n / r^2 is common to probes."""
+        s = self.settings
+        if not s.refresh or s.noise != "gaussian" or (s.coupling == "walsh" and s.probes > 1):
+            return None
+
+        def own(rows: int, columns: int, rank: int) -> tuple[float, float]:
+            return 2.0 * rows * columns / rank**2, rows * columns / rank**2
+
+        return thin_moments(self.params, self._bases, gradients, s.probes, own)
 
     def _factors(
         self, param: Param, combinations: Sequence[Combination], cache: Cache

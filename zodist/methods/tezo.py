@@ -34,8 +34,9 @@ from zodist import noise
 from zodist.direction import Cache, Combination, Dense, Law, Stored
 from zodist.matrix import LowRank, factor
 from zodist.methods import Method, Outcome, Settings, Step
+from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds
-from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares
+from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
 from zodist.methods.two_sided import two_sided
 from zodist.params import Param
 from zodist.quotient import Quotient
@@ -145,6 +146,21 @@ class TeZO(Method):
             along = ((u.T @ gradients[p.name].reshape(len(u), len(v))) * v.T).sum(axis=1)
             found[p.name] = ((u * along) @ v.T / u.shape[1]).reshape(p.shape)
         return found
+
+    def linear_moments(self, gradients: Gradients) -> Moments | None:
+        """Over U and V: with k = (m + 2) (n + 2), E[h^T M h] = r k + r (r - 1) for h_i = u_i^T G v_i, M = U^T U o V^T V.
+
+        A probe has the mean of h^2 tr M + 2 h^T M h over r^2, two have h^T M h over r^2 in common.
+        """
+        s = self.settings
+        if s.memory != "none" or not s.refresh or s.noise != "gaussian" or s.coupling == "walsh":
+            return None
+
+        def own(rows: int, columns: int, rank: int) -> tuple[float, float]:
+            k = (rows + 2) * (columns + 2)
+            return (3.0 * k + 2.0 * (rank - 1) - rows * columns) / rank, (k + rank - 1) / rank
+
+        return thin_moments(self.params, self._bases, gradients, s.probes, own)
 
     def _factors(
         self, param: Param, combinations: Sequence[Combination], cache: Cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from zodist import noise
 from zodist.direction import Cache, Combination, Dense
 from zodist.kernels import linalg
 from zodist.matrix import factor, matrix_shape
+from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
 
@@ -80,13 +81,34 @@ def shares(combinations: Sequence[Combination]) -> np.ndarray:
 
 def dense_numbers(dense: Dense, param: Param, gradient: Combination, cache: Cache) -> np.ndarray:
     """A gradient's held numbers for one parameter, float32; for vectors, which are small."""
-    out = torch.empty(1, param.weights.numel())
+    out = torch.empty(1, param.weights.numel(), device=param.weights.device)
     laid = dense.lay(param, [gradient], cache)
     laid.write_(param, param.origin, param.origin + param.weights.numel(), out, add=False)
-    return out[0].numpy()
+    return out[0].cpu().numpy()
 
 
 def fade_(mean: np.ndarray, new: np.ndarray, beta: float) -> None:
     """mean <- beta * mean + (1 - beta) * new, every product and sum rounded to float32."""
     mean *= np.float32(beta)
     mean += np.float32(1.0 - beta) * new
+
+
+def thin_moments(
+    params: Sequence[Param],
+    bases: Bases,
+    gradients: Gradients,
+    probes: int,
+    own: Callable[[int, int, int], tuple[float, float]],
+) -> Moments:
+    """``Method.linear_moments`` of Gaussian directions of variance 1 in bases that the probes of a step share.
+
+    own: for a matrix [m, n] with rank r and gradient G, how much E[<G, Z>^2 |Z|^2] is above m n |G|^2, and
+    E[<G, Z> <G, Z'> <Z, Z'>] of two probes, both over |G|^2.  Vectors have dense directions: 2, and 1.
+    """
+    square, numbers = size(gradients)
+    one, two = numbers * square, 0.0
+    for p in params:
+        more, common = own(*matrix_shape(p.shape), bases.rank(p)) if is_matrix(p) else (2.0, 1.0)
+        energy = float(np.square(gradients[p.name]).sum())
+        one, two = one + more * energy, two + common * energy
+    return square, averaged(one, two, probes)

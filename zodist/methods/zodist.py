@@ -26,10 +26,12 @@ import numpy as np
 from pydantic import Field
 
 from zodist.direction import Combination
+from zodist.matrix import matrix_shape
 from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.claims import Gradients, Moments, root_chi, size
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
-from zodist.rank_one import RankOne
+from zodist.rank_one import RankOne, code_bits, code_signs
 
 
 class ZodistSettings(Settings):
@@ -83,3 +85,26 @@ class Zodist(Method):
         weights = slope / (rms if s.normalise == "spread" and rms > 0 else 1.0) / len(slope)
         seen = names.reshape(s.probes, -1)[kept].reshape(-1)
         return Outcome(Combination(seen, weights), float(losses[kept, -1].mean()), rms, s.probes - count)
+
+    def linear_moments(self, gradients: Gradients) -> Moments:
+        """d for a direction, and for two of code w, of rows and columns, (sum of w) (sum of g^2 w); "spread": see grzo."""
+        s = self.settings
+        codes = np.arange(s.probes * s.passes * s.examples)
+        square, numbers = size(gradients)
+        common, pairs = 0.0, np.bincount((codes[:, None] ^ codes).reshape(-1))
+        for code in range(1, len(pairs)):
+            whole = weighed = 0.0
+            for g in gradients.values():
+                rows, columns = matrix_shape(g.shape)
+                across, down = code_bits(rows, columns)
+                over = code_signs(np.array([(code >> across) & ((1 << down) - 1)]), rows)[0].astype(
+                    np.float64
+                )
+                along = code_signs(np.array([code & ((1 << across) - 1)]), columns)[0].astype(np.float64)
+                whole += float(over.sum() * along.sum())
+                weighed += float(over @ np.square(g).reshape(rows, columns) @ along)
+            common += pairs[code] * whole * weighed
+        error = (numbers * square + common / len(codes)) / len(codes)
+        if s.normalise == "none":
+            return square, error
+        return math.sqrt(square) * root_chi(len(codes)) / math.sqrt(len(codes)), error / square

@@ -11,7 +11,7 @@ import in every session of every project of its environment, and no class to inh
 ``check_method`` runs the same checks and raises AssertionError with a sentence for each that fails.
 
 A method is named as in the registry (entry point group zodist.methods) or given as its class.  What it claims about
-itself beyond that, in ``Method.expected``, ``Method.linear_error`` and ``Method.memory``, is measured.
+itself beyond that, in ``Method.expected``, ``Method.linear_moments`` and ``Method.memory``, is measured.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ CHECKS: Mapping[str, Check] = {
         estimate.every_weight_is_reached,
         estimate.updates_lower_the_loss,
         estimate.error_is_as_declared,
+        estimate.progress_in_a_bowl_is_as_declared,
     )
 }
 

@@ -16,7 +16,8 @@ ENOUGH = 8 * NUMBERS  # directions at which the cosine of an average is first lo
 LIMIT = 32 * ENOUGH
 OVERALL, EACH = 0.9, 0.6  # cosines over all weights, and over each parameter (the vector has 8 numbers only)
 CURVATURE = 5.0  # trace of the Hessian, where the gradient's length is 1
-TOLERANCE = 0.05  # of a declared error
+TOLERANCE = 0.05  # of what is declared
+PATH = 8  # steps down a bowl, before they begin anew
 DOWNHILL = 12  # steps
 REACH, FEW = 60, 0.03  # steps, and the share of weights that they may leave out
 
@@ -76,29 +77,57 @@ def updates_lower_the_loss(chosen: Subject) -> None:
 
 
 def error_is_as_declared(chosen: Subject) -> None:
-    """``linear_error``, where a method declares it, is the mean squared error of its steps.
-
-    To within five per cent and a standard error.
-    """
+    """``linear_moments``, where a method declares them, are those of its steps on a linear loss."""
     for variant in chosen.variants("coupling"):
-        on, loss = stage(chosen, probes=2, **variant), landscape()
-        declared = on.method.linear_error(NUMBERS)
+        _check_moments(stage(chosen, probes=2, refresh=1, **variant), variant, bowl=False)
+
+
+def progress_in_a_bowl_is_as_declared(chosen: Subject) -> None:
+    """On the loss |x|^2 / 2, down which the steps go, the best rate gains a^2 / b of it: from the same moments a and b."""
+    for variant in chosen.variants("coupling"):
+        _check_moments(stage(chosen, probes=2, refresh=1, **variant), variant, bowl=True)
+
+
+def _check_moments(on: Stage, variant: dict[str, Any], *, bowl: bool) -> None:
+    """Steps from the same place, or paths down the bowl, until a^2 / b is known to half the tolerance.
+
+    The sums of gradient . estimate and of |estimate|^2 over all steps against those declared: one factor on all estimates
+    cancels.  Paths of a few steps are short enough that the gradient keeps to the weights that a method moves.
+    """
+    slope, seen = landscape().gradient, np.zeros((0, 4))
+    x, points, spread = slope, 0, np.inf
+    while spread > TOLERANCE / 2.0 and points < LIMIT // 2:
+        declared = on.method.linear_moments(named(x))
         if declared is None:
             return
-        errors: list[float] = []
-        spread, points = np.inf, 0
-        while (len(errors) < 100 or spread > TOLERANCE / 2.0) and points < LIMIT // 2:
-            taken = on.take(len(errors), lambda round, probes, on=on: on.measure(loss, probes))  # noqa: B023
-            points += taken.points
-            errors.append(float(np.sum((taken.estimate - loss.gradient) ** 2)) / declared)
-            if len(errors) % 100 == 0:
-                spread = float(np.std(errors) / np.sqrt(len(errors)) / np.mean(errors))
-        found = float(np.mean(errors))
-        if abs(found - 1.0) > TOLERANCE + spread:
-            raise AssertionError(
-                f"linear_error({NUMBERS}) = {declared:.4g}, measured {found * declared:.4g} over {len(errors)} steps "
-                f"({variant or 'defaults'})"
-            )
+
+        def loss(v: np.ndarray, x: np.ndarray = x) -> np.ndarray:
+            return 1.0 + v @ x + (0.5 * np.square(v).sum(axis=1) if bowl else 0.0)
+
+        taken = on.take(len(seen), lambda round, probes, loss=loss: on.measure(loss, probes))
+        points += taken.points
+        seen = np.vstack([seen, [x @ taken.estimate, taken.estimate @ taken.estimate, *declared]])
+        if bowl:
+            along, _, wanted, square = seen.sum(axis=0)
+            x = x - taken.estimate * declared[0] / declared[1] * wanted / along if along > 0.0 else x
+            x = x / np.linalg.norm(x) if len(seen) % PATH else slope
+        if len(seen) % 100 == 0:
+            spread, ratio = _ratio(seen)
+    if abs(ratio - 1.0) > TOLERANCE + spread:
+        _, _, wanted, square = seen.sum(axis=0) / len(seen)
+        raise AssertionError(
+            f"linear_moments() declares an error of {square / wanted**2 - 1.0:.4g} |gradient|^2, and |estimate|^2 measured "
+            f"{'in a bowl' if bowl else 'on a linear loss'} is {ratio:.3f} +- {spread:.3f} times what follows from it "
+            f"({len(seen)} steps, {variant or 'defaults'})"
+        )
+
+
+def _ratio(seen: np.ndarray) -> tuple[float, float]:
+    """The standard error of b / a^2, over what is declared, and the ratio itself; seen: rows of a, b and both declared."""
+    along, square, wanted, declared = seen.sum(axis=0)
+    ratio = (square / declared) / (along / wanted) ** 2
+    parts = seen[:, 1] / square - 2.0 * seen[:, 0] / along - seen[:, 3] / declared + 2.0 * seen[:, 2] / wanted
+    return float(ratio * np.std(parts) * np.sqrt(len(seen))), float(ratio)
 
 
 def _check_mean(on: Stage, loss: Landscape, variant: dict[str, Any]) -> None:
