@@ -52,6 +52,15 @@ installed() { # EXTRA: is the stamp of this extra, or of one that contains it, u
     return 1
 }
 
+share_cores() { # WORKERS: on this machine
+    # Each worker computes with its share of the cores; torchrun would set one thread per worker. A waiting thread sleeps
+    # instead of spinning on a core that another worker needs.
+    local cores
+    cores=$(nproc)
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > $1 ? cores / $1 : 1))}
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+}
+
 prepare() { # EXTRA
     local extra=$1 constraints kept
     if [[ ! -x $python ]] || ! "$python" -m pip --version >/dev/null 2>&1; then

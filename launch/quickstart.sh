@@ -65,20 +65,4 @@ if [[ -n $folder ]]; then
     overrides+=("$folder")
 fi
 
-prepare demo
-
-# Each worker computes with its share of the cores; a waiting thread sleeps instead of spinning on a core that the
-# other worker needs. torchrun would set one thread per worker.
-cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > workers ? cores / workers : 1))}
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-# Everything stays on this machine, whatever its host name resolves to.
-if [[ -e /sys/class/net/lo ]]; then
-    export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
-fi
-
-# A mistake in the settings is one sentence here, and would be a page of torchrun's there.
-"$python" -m zodist train "$root/configs/quickstart.toml" "${overrides[@]}" --check
-
-exec "$python" -m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node "$workers" \
-    -m zodist train "$root/configs/quickstart.toml" "${overrides[@]}"
+exec "$root/launch/local.sh" "$workers" "$root/configs/quickstart.toml" "${overrides[@]}"

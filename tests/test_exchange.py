@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -16,12 +14,14 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from zodist import stopping
 from zodist.errors import ExchangeError
-from zodist.exchange import Exchange, LocalExchange, TorchExchange, open_exchange, share
+from zodist.exchange import Exchange, LocalExchange, open_exchange, share
+from zodist.exchange_torch import TorchExchange
 
 TIMEOUT_S = 20.0
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "zodist.exchange"])
+PROCESSES.set_forkserver_preload(["torch", "zodist.exchange_torch"])
 Task = Callable[[Exchange], Any]
 
 
@@ -41,11 +41,15 @@ def worker_main(
         answer.send((error, time.monotonic() - start, 0))
 
 
-def run(task: Task, workers: int, timeout_s: float = TIMEOUT_S) -> list[tuple[Any, Any, Any] | None]:
-    """What each worker's process answers: (result, sent, received), (error, seconds, 0), None if it died."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def run(task: Task, workers: int, timeout_s: float = TIMEOUT_S) -> list[tuple[Any, Any, Any] | None]:
+    """What each worker's process answers: (result, sent, received), (error, seconds, 0), None if it died."""
+    port = free_port()
     pipes = [PROCESSES.Pipe(duplex=False) for _ in range(workers)]
     processes = [
         PROCESSES.Process(target=worker_main, args=(task, worker, workers, port, timeout_s, pipes[worker][1]))
@@ -188,6 +192,30 @@ def test_exchanges_and_the_default_group_do_not_meet():
         assert answer is not None and answer[0] == [b"\0", b"\1"] * 3
 
 
+def one_is_asked_to_stop(exchange: Exchange) -> list[bool]:
+    stopping.listen()
+    seen = [exchange.stopping]
+    for moment in range(3):
+        if moment == 1 and exchange.worker == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        exchange.all_gather(bytes(100 * moment))
+        seen.append(exchange.stopping)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_signal_to_one_worker_is_known_to_all_after_the_same_all_gather(workers):
+    answers = run(one_is_asked_to_stop, workers)
+    for answer in answers:
+        assert answer is not None and answer[0] == [False, False, workers > 1, workers > 1]
+
+
+def test_one_worker_alone_stops_after_its_next_all_gather(monkeypatch):
+    monkeypatch.setattr(stopping, "_received", ["SIGTERM"])
+    exchange = LocalExchange()
+    assert not exchange.stopping and exchange.all_gather(b"") == [b""] and exchange.stopping
+
+
 def closed_then_used(exchange: Exchange) -> str:
     exchange.close()
     exchange.close()
@@ -202,9 +230,7 @@ def test_closing_twice_is_harmless_and_using_it_afterwards_is_an_error():
 
 
 def test_workers_that_never_come_are_an_error_after_the_timeout(monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(
@@ -239,41 +265,3 @@ def test_a_kind_that_does_not_fit_the_start_is_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ExchangeError, match="RANK = '4' of WORLD_SIZE = '4'"):
         open_exchange("torch", 1.0)
-
-
-RESTARTED = """
-import os, signal, time
-from zodist.exchange import open_exchange
-if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "0":
-    time.sleep(2)  # the other worker looks for this one's address while the store has only the dead one's
-exchange = open_exchange("auto", 15.0)
-for step in range(3):
-    if step == 1 and exchange.worker == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
-    seen = exchange.all_gather(bytes([step, exchange.worker]))
-exchange.close()
-with open(os.path.join(os.environ["OUT"], os.environ["RANK"]), "w") as file:  # two prints into one pipe can mix
-    print("done", seen, os.environ["TORCHELASTIC_RESTART_COUNT"], file=file)
-"""
-
-
-@pytest.mark.slow
-def test_torchrun_restarts_the_workers_after_one_is_killed(tmp_path):
-    """torchrun keeps the addresses of dead workers in its store; a restart must not read them."""
-    script = tmp_path / "restarted.py"
-    script.write_text(RESTARTED)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = subprocess.run(
-        [*start, "--max-restarts=1", str(script)],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={**os.environ, "OUT": str(tmp_path)},
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert (
-        (tmp_path / "0").read_text()
-        == (tmp_path / "1").read_text()
-        == "done [b'\\x02\\x00', b'\\x02\\x01'] 1\n"
-    )

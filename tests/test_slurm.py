@@ -1,0 +1,122 @@
+"""The files in slurm/ on a real cluster: jobs that are asked to stop, put back and resumed have the bits of a local run.
+
+The runs have no end, so that no machine is too fast for a signal to come in time; the job is cancelled once it has gone
+on, and a local run of as many steps must have written the same journal and the same last snapshot.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runs import Place, finish, make_place, wait_for
+from slurm_cluster import Cluster, cluster, missing
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+ENDLESS = ("run.steps=1000000", "output.evaluate_every=0", "output.test=false")
+PATIENCE_S = 240.0  # a process takes seconds to start, on a busy machine many
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A tiny run, in a folder that looks like a checkout with its environment."""
+    made = make_place(tmp_path_factory.mktemp("slurm"))
+    for name in ("launch", "slurm"):
+        (made.folder / name).symlink_to(ROOT / name)
+    (made.folder / ".venv").symlink_to(sys.prefix)
+    return made
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Cluster]:
+    """Four nodes."""
+    if why := missing():
+        pytest.skip(why)
+    with cluster(4) as made:
+        yield made
+
+
+def submit(lab: Cluster, place: Place, script: str, *settings: str, array: str = "") -> str:
+    """The number of a job of two workers on two nodes."""
+    options = ["--nodes=2", "--cpus-per-task=1", "--time=20", f"--output={place.folder}/%x-%j.out"]
+    options += [f"--array={array}"] if array else []
+    return lab.submit(*options, f"slurm/{script}.sbatch", place.config, *settings, cwd=place.folder)
+
+
+def said(place: Place) -> str:
+    """What all jobs have printed."""
+    return "\n".join(path.read_text() for path in sorted(place.folder.glob("*.out")))[-8000:]
+
+
+def rounds(folder: Path) -> int:
+    """Rounds in a run's journal."""
+    path = folder / "journal.jsonl"
+    return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
+
+
+def goes_on(lab: Cluster, place: Place, folder: Path, job: str, restarts: int) -> None:
+    """Wait until the job has been put back so many times and has added steps since."""
+
+    def restarted() -> bool:
+        return lab.job(job).get("Restarts") == str(restarts)
+
+    try:
+        wait_for(restarted, PATIENCE_S)
+        before = rounds(folder)
+        wait_for(lambda: rounds(folder) > before + 3, PATIENCE_S)
+    except AssertionError as error:
+        raise AssertionError(f"{lab.job(job)}\n{said(place)}") from error
+
+
+def check_bits(lab: Cluster, place: Place, folder: Path, job: str, tmp_path: Path) -> None:
+    """Cancel the job, which stops the run after a step, and compare it with a local one of as many steps."""
+    lab.ask("scancel", job)
+    wait_for(lambda: not lab.ask("squeue", "-h", "-j", job), PATIENCE_S)
+    steps = rounds(folder)
+    finish(place, 1, f"run.steps={steps}", *ENDLESS[1:], f"run.folder={tmp_path / 'local'}")
+    names = ("journal.jsonl", f"snapshot-{steps:08d}.safetensors")
+    assert (folder / names[1]).exists(), said(place)
+    for name in names:
+        assert (folder / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
+
+
+def test_an_array_job_runs_one_seed_in_each_member(lab: Cluster, place: Place, tmp_path: Path):
+    """From start to end, nothing in between."""
+    job = submit(lab, place, "mpi", array="7")
+    folder = place.folder / "runs" / "config-seed-7"
+    wait_for(lambda: not lab.ask("squeue", "-h", "-j", job), PATIENCE_S)
+    assert lab.job(job)["JobState"] == "COMPLETED", said(place)
+    finish(place, 1, "run.seed=7", f"run.folder={tmp_path / 'local'}")
+    for name in ("journal.jsonl", "metrics.jsonl", "snapshot-00000020.safetensors"):
+        assert (folder / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("script", ["mpi", "torchrun"])
+def test_a_job_whose_time_is_up_goes_on_after_a_snapshot(
+    lab: Cluster, place: Place, tmp_path: Path, script: str
+):
+    folder = tmp_path / "run"
+    job = submit(lab, place, script, *ENDLESS, f"run.folder={folder}")
+    goes_on(lab, place, folder, job, restarts=0)
+    lab.ask("scancel", "--batch", "--signal=USR1", job)  # as Slurm itself does shortly before the limit
+    wait_for(lambda: lab.job(job).get("Restarts") == "1", PATIENCE_S)
+    assert (folder / f"snapshot-{rounds(folder):08d}.safetensors").exists(), said(place)
+    goes_on(lab, place, folder, job, restarts=1)
+    check_bits(lab, place, folder, job, tmp_path)
+
+
+@pytest.mark.parametrize("script", ["mpi", "torchrun"])
+def test_a_job_whose_node_crashes_goes_on_on_others(lab: Cluster, place: Place, tmp_path: Path, script: str):
+    """Its second node, with everything on it; Slurm finds out, puts the job back and starts it elsewhere."""
+    folder = tmp_path / "run"
+    job = submit(lab, place, script, *ENDLESS, f"run.folder={folder}")
+    goes_on(lab, place, folder, job, restarts=0)
+    node = lab.ask("scontrol", "show", "hostnames", lab.job(job)["NodeList"]).split()[1]
+    lab.crash(node)
+    goes_on(lab, place, folder, job, restarts=1)
+    assert node not in lab.ask("scontrol", "show", "hostnames", lab.job(job)["NodeList"]).split()
+    check_bits(lab, place, folder, job, tmp_path)
+    lab.boot(node)
