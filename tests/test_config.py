@@ -143,7 +143,7 @@ def test_later_overrides_win_and_reach_the_method(path):
         ("run.seed=-1", "run.seed = -1 must be >= 0"),
         ("output.plot=1", "output.plot = 1 must be true or false"),
         ("task.files=x", "task.files = 'x' must be a table"),
-        ("exchange.kind=nccl", "exchange.kind = 'nccl' must be 'auto', 'local' or 'torch'"),
+        ("exchange.kind=nccl", "exchange.kind = 'nccl' must be 'auto', 'local', 'torch', 'mpi' or 'store'"),
     ],
 )
 def test_a_mistake_in_an_override_is_one_sentence(path, override, sentence):

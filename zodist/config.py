@@ -7,7 +7,6 @@ registry.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
+from zodist.config_text import key_text, value_text
 from zodist.errors import ConfigError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -52,9 +52,11 @@ class Model(Section):
     """[model]: weights and their type; what to train.
 
     train: a regular expression of parameter names ("": all).  master: keep trained 16-bit weights in float32 too.
+    device: where it runs; "auto" is "cuda" where there is such a device.
     """
 
     name: Text
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     train: str = ""
     master: Literal["none", "float32"] = "none"
@@ -118,18 +120,25 @@ class Batch(Section):
     """[batch]: examples per data lane, lanes per probe, and examples in one forward (0: the whole batch).
 
     cache_frozen: compute what the layers below the first trained one make of an example once, and keep it.
+    packed: leave padding out; "auto": where the model's logits stay the same.
     """
 
     size: Positive = 16
     data_lanes: Positive = 1
     examples_per_forward: Count = 0
     cache_frozen: bool = False
+    packed: Literal["auto", True, False] = "auto"
 
 
 class Exchange(Section):
-    """[exchange]: how workers talk, how long they wait, how often they compare digests (0: never)."""
+    """[exchange]: how workers talk, how long they wait, how often they compare digests (0: never).
 
-    kind: Literal["auto", "local", "torch"] = "auto"
+    address: of the supervisor, "host:port", for kind = "store".  key_file: holds the secret that seals its messages.
+    """
+
+    kind: Literal["auto", "local", "torch", "mpi", "store"] = "auto"
+    address: str = ""
+    key_file: str = ""
     timeout_s: Annotated[Finite, Field(gt=0)] = 300.0
     digest_every: Count = 50
 
@@ -171,7 +180,11 @@ class Config(Section):
         tables = self.plain()
         parts = []
         for section, table in tables.items():
-            lines = [f"{_key(key)} = {_value(value)}\n" for key, value in table.items() if value is not None]
+            lines = [
+                f"{key_text(key)} = {value_text(value)}\n"
+                for key, value in table.items()
+                if value is not None
+            ]
             parts.append(f"[{section}]\n{''.join(lines)}")
         return "\n".join(parts)
 
@@ -180,6 +193,12 @@ class Config(Section):
         tables = self.model_dump(mode="json")
         tables["method"] = {"name": self.method.name, **tables["method"]["settings"]}
         return tables
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """[method], [rule] and [batch] as in ``plain``, less batch.packed, whose meaning is decided at a run's start."""
+        tables = self.plain()
+        del tables["batch"]["packed"]
+        return {name: tables[name] for name in ("method", "rule", "batch")}
 
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -275,6 +294,8 @@ def validate(tables: Mapping[str, Any], path: Path, places: Places) -> Config:
     full: dict[str, Any] = {name: dict(tables.get(name, {})) for name in _SECTIONS}
     full["run"].setdefault("folder", f"runs/{path.stem}")
     own = {key: value for key, value in full["method"].items() if key != "name"}
+    if "examples" in settings_type.model_fields:  # of a probe whose examples have directions of their own
+        own.setdefault("examples", full["batch"].get("size", Batch.model_fields["size"].default))
     try:
         settings = settings_type.model_validate(own, strict=True)
     except ValidationError as error:
@@ -313,19 +334,3 @@ def _beside(path: Path, name: Any) -> Any:
         return name
     found = path.parent / name
     return found.as_posix() if found.is_file() else name
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: Any) -> str:
-    """A value in TOML."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    if isinstance(value, dict):
-        items = (f"{_key(key)} = {_value(item)}" for key, item in value.items() if item is not None)
-        return f"{{{', '.join(items)}}}"
-    return json.dumps(value)  # also true and false; floats in the shortest form that reads back the same
