@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers
 
-from zodist import __version__, noise, params
+from zodist import __version__, noise, packing, params
 from zodist.config import Config
-from zodist.errors import TaskError
+from zodist.errors import ModelError, TaskError
 from zodist.forward import Evaluator
+from zodist.launcher import start
 from zodist.methods import METHODS, Method, Probe
-from zodist.model import load_model
+from zodist.model import device_of, load_model
 from zodist.params import Param
 from zodist.prefix import FrozenPrefix
 from zodist.rules import RULES
 from zodist.step import Replica
 from zodist.tasks import Task, load_task
+from zodist.threads import cores
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Parts:
-    """What one worker works with."""
+    """What one worker works with.  padding: why batches are padded; "" if they are packed."""
 
     config: Config
     model: Any
@@ -37,6 +40,7 @@ class Parts:
     fingerprint: str
     parallel: bool
     states: dict[bytes, torch.Tensor]
+    padding: str
 
     def replica(self) -> Replica:
         """The state machine, at step 0 with the base weights."""
@@ -52,7 +56,9 @@ class Parts:
         prefix = None
         if self.config.batch.cache_frozen:
             prefix = FrozenPrefix(self.model, self.params, self.states)
-        return Evaluator(self.model, self.params, laws, parallel=self.parallel, prefix=prefix)
+        return Evaluator(
+            self.model, self.params, laws, parallel=self.parallel, prefix=prefix, packed=not self.padding
+        )
 
     def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:
         """Mean losses of a probe's points on some training examples, in pieces of examples_per_forward."""
@@ -82,7 +88,8 @@ class Loaded:
 def load(config: Config) -> Loaded:
     """Read what [model] and [task] name.  Raises ZodistError with one sentence where something is amiss."""
     c = config
-    model, tokenizer = load_model(c.model.name, DTYPES[c.model.dtype], c.model.attention)
+    device = device_of(c.model.device, start(cores()).worker)
+    model, tokenizer = load_model(c.model.name, DTYPES[c.model.dtype], c.model.attention, device)
     task = load_task(
         c.task.name,
         tokenizer,
@@ -98,22 +105,45 @@ def load(config: Config) -> Loaded:
     return Loaded(model, tokenizer, task, params.fingerprint(model))
 
 
-def load_parts(config: Config, threads: int, loaded: Loaded | None = None) -> Parts:
-    """Everything that a configuration names.  loaded: its model, with the base weights, and its task, if at hand."""
+def load_parts(
+    config: Config, threads: int, loaded: Loaded | None = None, begun: Mapping[str, Any] | None = None
+) -> Parts:
+    """Everything that a configuration names.
+
+    loaded: its model, with the base weights, and its task, if at hand.  begun: the header of the run's journal, if any.
+    """
     c, found = config, loaded or load(config)
     chosen = params.collect(found.model, c.model.train, master=c.model.master == "float32")
     method = METHODS[c.method.name].build(c.method.settings)
     held = found.model, found.tokenizer, found.task, chosen, method, found.fingerprint
-    return Parts(c, *held, threads > 1, found.states)
+    return Parts(c, *held, threads > 1, found.states, _padding(config, found.model, begun))
 
 
-def versions() -> dict[str, str]:
+def _padding(config: Config, model: Any, begun: Mapping[str, Any] | None) -> str:
+    """Why batches are padded, "" if they are packed: as the settings say, else as the run was begun, else if it must be."""
+    wanted = config.batch.packed
+    if wanted is False:
+        return "batch.packed = false"
+    if wanted == "auto" and begun is not None and not begun.get("packed", False):
+        return "the run was begun so"
+    why = packing.obstacle(model)
+    if why and wanted is True:
+        raise ModelError(
+            f"batch.packed = true, but {type(model).__name__} cannot do without padding: {why}; set batch.packed = 'auto'"
+        )
+    return why
+
+
+def versions(config: Config) -> dict[str, str]:
     """What the last bits of a loss may depend on besides the settings."""
+    device = device_of(config.model.device)
+    gpu = {"cuda": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "zodist": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        **gpu,
     }
 
 
@@ -122,7 +152,8 @@ def header(parts: Parts, threads: int, made_by: dict[str, str]) -> dict[str, Any
 
     Neither the number of workers nor the number of steps is in it: a run may go on with others.
     """
-    c, plain = parts.config, parts.config.plain()
+    c = parts.config
+    packed = {} if parts.padding else {"packed": True}  # absent from journals of versions that could not
     return {
         "noise": noise.LAW,
         "seed": c.run.seed,
@@ -135,8 +166,7 @@ def header(parts: Parts, threads: int, made_by: dict[str, str]) -> dict[str, Any
             "fingerprint": parts.fingerprint,
         },
         "task": {"name": parts.task.name, "fingerprint": parts.task.fingerprint()},
-        "method": plain["method"],
-        "rule": plain["rule"],
-        "batch": plain["batch"],
+        **c.identity(),
+        **packed,
         "versions": made_by,
     }

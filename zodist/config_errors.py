@@ -125,7 +125,7 @@ def sentence(error: ValidationError, places: Places, within: tuple[str, ...] = (
         limit = int(limit) if limit == int(limit) else limit
         return f"{place}: {name} = {shown(value)} must be {sign} {limit}"
     if kind == "literal_error":
-        known = context["expected"]
+        known = context["expected"].replace("True", "true").replace("False", "false")
         return f"{place}: {name} = {shown(value)} must be {known}{_close(value, known)}"
     if kind in _KINDS:
         return f"{place}: {name} = {shown(value)} {_KINDS[kind]}"

@@ -90,13 +90,12 @@ def gradients(model: Any, params: list[Param], task: Task, examples: int, size: 
     try:
         for k in range(batches):
             batch = task.batch(rows[k * size : (k + 1) * size])
-            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            logits = model(
-                **inputs, position_ids=batch.position_ids, logits_to_keep=batch.keep, use_cache=False
-            ).logits
-            logits = logits if batch.columns is None else logits[..., batch.columns]
+            names = ("input_ids", "attention_mask", "position_ids")
+            inputs = {name: getattr(batch, name).to(model.device) for name in names}
+            logits = model(**inputs, logits_to_keep=batch.keep, use_cache=False).logits
+            logits = logits if batch.columns is None else logits[..., batch.columns.to(model.device)]
             for total, g in zip(mean, torch.autograd.grad(batch.losses(logits).mean(), chosen), strict=True):
-                total += g.double().numpy()
+                total += g.double().cpu().numpy()
                 squares += float(g.double().square().sum())
     finally:
         for weight in chosen:

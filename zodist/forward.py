@@ -8,7 +8,7 @@ takes over only while a frame is active.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from zodist import singly
 from zodist.direction import Combination, Law
 from zodist.errors import ModelError
 from zodist.leaves import Forward, Frame, head, kind_of
+from zodist.packing import Packed, longest, pack_of
 from zodist.params import Param
 from zodist.prefix import FrozenPrefix
+from zodist.rows import PackedRows, PaddedRows
 
 if TYPE_CHECKING:
     from zodist.methods import Probe
@@ -32,7 +34,8 @@ class Evaluator:
     """Evaluates a transformers causal language model at points given as combinations of seeds.
 
     laws: what a seed means for a parameter, as a function of it or by its id.  parallel: use numba's threads.
-    prefix: frozen lower layers whose results are kept for every example.
+    prefix: frozen lower layers whose results are kept for every example.  packed: leave padding out, in a model that allows
+    it (zodist.packing.obstacle).
     Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
     """
 
@@ -44,11 +47,16 @@ class Evaluator:
         *,
         parallel: bool = False,
         prefix: FrozenPrefix | None = None,
+        packed: bool = False,
     ) -> None:
         self.model, self.prefix = model, prefix
+        self._longest = longest(model) if packed else 0
+        counts = ("num_attention_heads", "num_key_value_heads")
+        self._heads = {getattr(model.config, name, None) for name in counts}
         self.params = {p.name: p for p in params}
         known = laws if isinstance(laws, Mapping) else {p.id: laws(p) for p in params}
-        self.frame = Frame(known, parallel)
+        self.device = params[0].model.device
+        self.frame = Frame(known, parallel, self.device)
         self._accepted = set(inspect.signature(model.forward).parameters)
         if "logits_to_keep" not in self._accepted:
             raise ModelError(
@@ -125,8 +133,9 @@ class Evaluator:
         stack: int,
         columns: torch.Tensor | None,
         shares: torch.Tensor | None,
+        owners: torch.Tensor | None,
     ):
-        self.frame.start(points, stack, columns, shares)
+        self.frame.start(points, stack, columns, shares, owners)
         try:
             yield
         finally:
@@ -134,29 +143,33 @@ class Evaluator:
 
     def logits(self, points: Sequence[Combination], batch: Batch) -> torch.Tensor:
         """The logits that enter the loss: [points, rows, keep, columns]; no points: one, the weights themselves."""
-        return self._run(points, batch, max(1, len(points)))
+        return torch.stack(list(self._run(points, batch, max(1, len(points)))))
+
+    def _pack(self, batch: Batch) -> Packed | None:
+        found = pack_of(batch) if batch.input_ids.shape[1] <= self._longest else None
+        # With as many tokens as heads, zodist.singly could not tell the two axes of a head's norm apart.
+        return None if found is None or len(found.ids) in self._heads else found
 
     def _run(
-        self, points: Sequence[Combination], batch: Batch, count: int, shares: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The logits of ``count`` copies of the batch."""
-        rows, skipping = batch.input_ids.shape[0], nullcontext()
-        inputs = {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
-        if self.prefix is None:
-            inputs["input_ids"] = batch.input_ids
-        else:
-            inputs["inputs_embeds"], skipping = self.prefix.states(batch), self.prefix.skipping()
+        self, points: Sequence[Combination], batch: Batch, copies: int, shares: torch.Tensor | None = None
+    ) -> Iterator[torch.Tensor]:
+        """The logits of each copy of the batch, [rows, keep, columns]."""
+        pack = self._pack(batch)
+        rows = PaddedRows(batch, copies) if pack is None else PackedRows([batch], [pack], copies)
         inputs = {
-            name: value.repeat(count, *(1,) * (value.dim() - 1))
-            for name, value in inputs.items()
+            name: self.frame.know(x) if name == "input_ids" else x.to(self.device, non_blocking=True)
+            for name, x in rows.inputs(self.prefix).items()
             if name in self._accepted
         }
-        framed = self._framed(points, count * rows, batch.columns, shares)
-        with torch.inference_mode(), framed, skipping:
-            logits = self.model(**inputs, logits_to_keep=batch.keep, use_cache=False).logits
+        rows.move_(self.device)
+        columns = None if batch.columns is None else batch.columns.to(self.device, non_blocking=True)
+        skipping = nullcontext() if self.prefix is None else self.prefix.skipping()
+        framed = self._framed(points, rows.lead, columns, shares, rows.owners)
+        with torch.inference_mode(), framed, skipping, rows.within(self.model):
+            logits = self.model(**inputs, logits_to_keep=rows.keep, use_cache=False).logits
             if points:
                 self._check_calls()
-        return logits.view(count, rows, *logits.shape[1:])
+        return rows.each(logits)
 
     def _check_calls(self) -> None:
         for path, names in self._owners.items():
@@ -175,30 +188,34 @@ class Evaluator:
         """
         total, examples = np.zeros(max(1, len(points)), np.float64), 0
         for batch in batches:
-            logits = self.logits(points, batch)
-            total += [float(batch.losses(at).double().sum()) for at in logits]
+            logits = self._run(points, batch, len(total))
+            total += torch.stack([batch.losses(at).double().sum() for at in logits]).cpu().numpy()
             examples += batch.examples
         return total / examples
 
     def single_losses(self, probe: Probe, batches: Iterable[Batch]) -> np.ndarray:
         """Losses of a probe whose points belong to one example each: float64 [points + 1], see Probe.
 
-        Every batch must have one row an example.
+        Every batch must have one row an example, or be packed.
         """
         size, passes = probe.examples, len(probe.points) // probe.examples
         differences, means, at = np.empty((passes, size)), [], 0
         for batch in batches:
-            rows = batch.input_ids.shape[0]
-            if rows != batch.examples or at + rows > size:
+            rows = batch.examples
+            if at + rows > size:
                 raise ModelError(
-                    f"{rows} rows for {batch.examples} examples after {at} of {size}: a method with a direction an example "
-                    "needs one row an example, and its examples set to batch.size"
+                    f"{size} directions for {at + rows} examples: set the method's examples to batch.size"
+                )
+            if len(batch.input_ids) != rows and self._pack(batch) is None:
+                raise ModelError(
+                    f"{len(batch.input_ids)} rows for {rows} examples: directions for single examples need one row each, "
+                    "or packed batches; use label words of one token, or set batch.packed = true"
                 )
             own = [probe.points[k * size + at + row] for k in range(passes) for row in range(rows)]
             shares = torch.ones(rows * (2 * passes if probe.paired else passes + 1))
             shares[len(own) :] = -1.0 if probe.paired else 0.0
-            logits = self._run(own, batch, len(shares) // rows, shares)
-            losses = np.stack([batch.losses(part).double().numpy() for part in logits])
+            logits = self._run(own, batch, len(shares) // rows, shares.to(self.device, non_blocking=True))
+            losses = torch.stack([batch.losses(part).double() for part in logits]).cpu().numpy()
             differences[:, at : at + rows] = losses[:passes] - losses[passes:]
             means.append(losses.reshape(-1) if probe.paired else losses[passes])
             at += rows

@@ -22,7 +22,8 @@ from zodist.errors import ModelError
 from zodist.matrix import LaidLowRank
 from zodist.params import Param
 
-PIECE = 1 << 21  # numbers of a large matrix at a time: they stay in cache between noise and GEMM
+# Numbers of a large matrix at a time: on the CPU they stay in cache between noise and GEMM.
+PIECE, CUDA_PIECE = 1 << 21, 1 << 26
 
 Forward = Callable[..., torch.Tensor]
 
@@ -33,12 +34,15 @@ class Frame:
 
     laws: Mapping[int, Law | None]
     parallel: bool
+    device: torch.device = torch.device("cpu")
     points: Sequence[Combination] = ()
     columns: torch.Tensor | None = None
     stack: int = 0
     active: bool = False
     shares: torch.Tensor | None = None
+    owners: torch.Tensor | None = None
     calls: dict[str, int] = field(default_factory=dict)
+    known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     _cache: Cache = field(default_factory=dict)
     _laid: dict[int, Laid] = field(default_factory=dict)
     _scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
@@ -49,13 +53,15 @@ class Frame:
         stack: int,
         columns: torch.Tensor | None,
         shares: torch.Tensor | None = None,
+        owners: torch.Tensor | None = None,
     ) -> None:
-        """Begin a forward of ``stack`` rows at these points (none: at the weights); equal points keep their tables.
+        """Begin a forward with ``stack`` on dim 0 at these points (none: at the weights); equal points keep their tables.
 
-        shares: where every row has a point of its own, how much of it: +1, -1, or 0 for the weights, float32 [stack]; row
-        j is at point j mod the number of points.
+        shares: where every example has a point of its own, how much of it in each copy of the batch: +1, -1, or 0 for the
+        weights, float32 [copies * examples]; number j is at point j mod the number of points.  owners: which example a token
+        belongs to, int64 [tokens], where dim 0 has the copies alone; None: where it has the examples.
         """
-        self.shares = shares
+        self.shares, self.owners = shares, owners
         if points is not self.points:
             self._cache.clear()
             self._laid.clear()
@@ -77,8 +83,29 @@ class Frame:
         size = int(np.prod(shape))
         held = self._scratch.get(dtype)
         if held is None or held.numel() < size:
-            held = self._scratch[dtype] = torch.empty(size, dtype=dtype)
+            held = self._scratch[dtype] = torch.empty(size, dtype=dtype, device=self.device)
         return held[:size].view(shape)
+
+    @property
+    def piece(self) -> int:
+        """How many numbers of a large matrix to perturb at a time."""
+        return PIECE if self.device.type == "cpu" else CUDA_PIECE
+
+    def know(self, ids: torch.Tensor) -> torch.Tensor:
+        """The model's ids, int64 on the CPU, on the device; which are distinct is found here, where nothing waits for it."""
+        moved = ids.to(self.device, non_blocking=True)
+        if moved is not ids:
+            index, inverse = (
+                x.to(self.device, non_blocking=True) for x in torch.unique(ids, return_inverse=True)
+            )
+            self.known = moved, index, inverse
+        return moved
+
+    def distinct(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The distinct ids, and which of them each id is."""
+        if self.known is not None and self.known[0].data_ptr() == ids.data_ptr():
+            return self.known[1], self.known[2].view(ids.shape)
+        return torch.unique(ids, return_inverse=True)
 
     def whole(self, param: Param, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A parameter at every point: [points, *shape], in scratch."""
@@ -131,11 +158,11 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
         points, stack = len(frame.points), frame.stack
         if ids.shape[0] not in (1, stack):
             raise ModelError(f"{path}: {stack} rows expected, its input is {tuple(ids.shape)}")
-        # The same batch goes to every point, so the first point's rows are everybody's.
-        first = ids[: max(1, ids.shape[0] // points)]
-        index, inverse = torch.unique(first, return_inverse=True)
-        rows = frame.rows(param, index)[:, inverse]
-        return rows.expand(-1, stack // points, *rows.shape[2:]).flatten(0, 1)
+        index, inverse = frame.distinct(ids)
+        rows = frame.rows(param, index)
+        own = inverse.expand(stack, *ids.shape[1:]).reshape(points, -1)
+        offsets = torch.arange(points, device=ids.device) * len(index)
+        return rows.flatten(0, 1)[own + offsets[:, None]].view(stack, *ids.shape[1:], -1)
 
     lookup = Lookup(module, find)
 
@@ -168,10 +195,10 @@ def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) ->
             y = stacked @ module.weight.t()
         elif isinstance(laid, LaidLowRank):
             y = (stacked @ module.weight.t()).baddbmm_(*laid.times(stacked, transpose=True))
-        elif weight.weights.numel() <= 2 * PIECE:
+        elif weight.weights.numel() <= 2 * frame.piece:
             y = torch.bmm(stacked, frame.whole(weight).transpose(1, 2))
         else:
-            step = max(1, PIECE // module.in_features)
+            step = max(1, frame.piece // module.in_features)
             y = x.new_empty(points, stacked.shape[1], out_features)
             for row in range(0, out_features, step):
                 stop = min(row + step, out_features)

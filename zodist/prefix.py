@@ -57,6 +57,15 @@ class FrozenPrefix:
     @torch.inference_mode()
     def states(self, batch: Batch) -> torch.Tensor:
         """What enters the first trained layer, [rows, tokens, hidden], left-padded with zeros as the batch is."""
+        rows = self.rows(batch)
+        out = rows[0].new_zeros(len(rows), batch.input_ids.shape[1], rows[0].shape[-1])
+        for row, state in zip(out, rows, strict=True):
+            row[len(row) - len(state) :] = state
+        return out
+
+    @torch.inference_mode()
+    def rows(self, batch: Batch) -> list[torch.Tensor]:
+        """The same without padding, [tokens, hidden] of every row."""
         rows = []
         for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
             own = ids[mask.bool()]
@@ -64,10 +73,7 @@ class FrozenPrefix:
             if key not in self.kept:
                 self.kept[key] = self._compute(own)
             rows.append(self.kept[key])
-        out = rows[0].new_zeros(len(rows), batch.input_ids.shape[1], rows[0].shape[-1])
-        for row, state in zip(out, rows, strict=True):
-            row[len(row) - len(state) :] = state
-        return out
+        return rows
 
     def _compute(self, ids: torch.Tensor) -> torch.Tensor:
         found: list[torch.Tensor] = []
@@ -77,7 +83,7 @@ class FrozenPrefix:
             raise _Reached
 
         with self._replaced({self.depth: stop}), suppress(_Reached):
-            self.model.base_model(input_ids=ids[None], use_cache=False)
+            self.model.base_model(input_ids=ids[None].to(self.model.device), use_cache=False)
         state = found[0][0]
         if not self._checked:
             self._check(ids, state)
@@ -86,7 +92,8 @@ class FrozenPrefix:
 
     def _check(self, ids: torch.Tensor, state: torch.Tensor) -> None:
         """The logits of one row must be those of the whole model."""
-        whole = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits.float()
+        ids = ids[None].to(self.model.device)
+        whole = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
         with self.skipping():
             short = self.model(inputs_embeds=state[None], use_cache=False, logits_to_keep=1).logits.float()
         if not torch.allclose(short, whole, rtol=1e-2, atol=1e-2 * float(whole.std())):

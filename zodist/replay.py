@@ -83,9 +83,8 @@ def open_run(folder: Path) -> tuple[Config, journal_format.Contents]:
     """The configuration and the journal of a run folder; they must belong together."""
     contents = read(folder / "journal.jsonl")
     config = load(folder / "config.toml")
-    plain, head = config.plain(), contents.header
-    for section in ("method", "rule", "batch"):
-        if plain[section] != head[section]:
+    for section, settings in config.identity().items():
+        if settings != contents.header[section]:
             raise JournalError(
                 f"{folder}/config.toml and journal.jsonl differ in [{section}]; restore the config that the run had"
             )

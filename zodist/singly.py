@@ -2,13 +2,15 @@
 
 A direction of an example is a noise that all share, with the signs of some rows and columns changed: U * (r_i s_i^T).
 Then x (W + U * r s^T)^T = x W^T + ((x * s) U^T) * r: one more product with the shared U, whatever the number of examples,
-and no matrix per example.  An outer product r s^T alone costs less still: x W^T + (x s) r^T.  The rows of the stack are
-those of the points, then again with other shares: minus, or nothing.
+and no matrix per example.  An outer product r s^T alone costs less still: x W^T + (x s) r^T.  The copies of the batch differ
+in the share of its own point that an example gets: all, minus all, or nothing.  Below, S is the number of shares, copies
+times examples, and an activation is [S, T, k], or [copies, tokens, k] where examples are packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ from zodist.signed import LaidSigned
 def vectors_of(
     frame: Frame, param: Param, places: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, bool] | None:
-    """Left vectors times weight and share, [stack, m], and right vectors, [stack, n]; None: the weights themselves.
+    """Left vectors times weight and share, [S, m], and right vectors, [S, n]; None: the weights themselves.
 
     The third says whether a noise is shared by all; else a direction is the outer product of the two vectors.
     places: the left vectors' numbers that are wanted, if not all.
@@ -36,14 +38,10 @@ def vectors_of(
         return None
     if frame.shares is None or not isinstance(laid, (LaidSigned, LaidRankOne)):
         raise ModelError(f"{param.name}: this method's directions cannot be given to single examples")
-    chosen = None if places is None else places.numpy()
-    r, s = laid.vectors(chosen)
-    own = torch.arange(frame.stack) % len(r)
-    return (
-        torch.from_numpy(r)[own] * frame.shares[:, None],
-        torch.from_numpy(s)[own],
-        isinstance(laid, LaidSigned),
-    )
+    chosen = None if places is None else param.kernels.view(places)
+    r, s = (torch.as_tensor(x) for x in laid.vectors(chosen))
+    own = torch.arange(len(frame.shares), device=r.device) % len(r)
+    return r[own] * frame.shares[:, None], s[own], isinstance(laid, LaidSigned)
 
 
 def shared(frame: Frame, param: Param, index: torch.Tensor | None = None) -> torch.Tensor:
@@ -51,15 +49,39 @@ def shared(frame: Frame, param: Param, index: torch.Tensor | None = None) -> tor
     laid = frame.laid(param)
     assert isinstance(laid, LaidSigned)
     m, n = matrix_shape(param.shape)
-    rows = torch.arange(m) if index is None else index
+    rows = torch.arange(m, device=param.weights.device) if index is None else index
     out = frame.scratch(param.model.dtype, 1, len(rows), n)
     laid.write_noise_(param, rows, out, parallel=frame.parallel)
     return out.view(param.shape) if index is None else out[0]
 
 
-def _spread(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """[rows, k] as [rows, 1, ..., k], to go with an activation [rows, ..., k] in its dtype."""
-    return values.to(like.dtype).view(values.shape[0], *(1,) * (like.dim() - 2), values.shape[1])
+def _spread(
+    frame: Frame, values: torch.Tensor, like: torch.Tensor, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """What each share has, [S, k], to go with an activation [S, ..., k] or [copies, tokens, ..., k], in its dtype."""
+    values, owners = values.to(dtype or like.dtype), frame.owners
+    if owners is None:
+        return values.view(values.shape[0], *(1,) * (like.dim() - 2), values.shape[1])
+    tokens = (
+        1 if like.dim() == 3 or like.shape[1] == len(owners) else 2
+    )  # heads stand before tokens or after them
+    last = owners[-like.shape[tokens] :]  # logits are asked for at the last tokens alone
+    own = values.view(frame.stack, -1, values.shape[1])[:, last]
+    shape = [1] * like.dim()
+    shape[0], shape[tokens], shape[-1] = own.shape
+    return own.view(shape)
+
+
+def _outer_(
+    frame: Frame, y: torch.Tensor, x: torch.Tensor, outer: torch.Tensor, inner: torch.Tensor
+) -> torch.Tensor:
+    """Add (x . inner) outer to y, with the vectors of each token's own example."""
+    inner, outer = (v.to(x.dtype).view(frame.stack, -1, v.shape[1]) for v in (inner, outer))
+    along = torch.bmm(x, inner.transpose(1, 2))
+    if frame.owners is not None:
+        # With every example's vector, and all but the own one set to zero: small products, and no vector per token.
+        along *= frame.owners[-x.shape[1] :, None] == torch.arange(along.shape[2], device=along.device)
+    return y.baddbmm_(along, outer)
 
 
 def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path: str) -> Forward:
@@ -69,7 +91,7 @@ def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         shape = x.shape
-        x = x.reshape(frame.stack, -1, shape[-1])  # some models fold rows and positions into one axis
+        x = _unfolded(frame, x)
         y = original(x.contiguous())
         weight, bias = own.get("weight"), own.get("bias")
         found = None if weight is None else vectors_of(frame, weight)
@@ -77,11 +99,10 @@ def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path
             outer, inner = (found[1], found[0]) if turned else found[:2]
             if found[2]:
                 noise = shared(frame, weight)
-                product = (x * _spread(inner, x)) @ (noise if turned else noise.t())
-                y = y + product * _spread(outer, y)
+                product = (x * _spread(frame, inner, x)) @ (noise if turned else noise.t())
+                y = y + product * _spread(frame, outer, y)
             else:
-                along = torch.bmm(x, inner.to(x.dtype).unsqueeze(2))
-                y = y.baddbmm_(along, outer.to(x.dtype).unsqueeze(1))
+                y = _outer_(frame, y, x, outer, inner)
         if bias is not None:
             y = y + _vector(frame, bias, y)
         return y.view(*shape[:-1], -1)
@@ -90,13 +111,13 @@ def linear(frame: Frame, module: nn.Linear | Conv1D, own: dict[str, Param], path
 
 
 def _vector(frame: Frame, param: Param, like: torch.Tensor) -> torch.Tensor | float:
-    """The perturbation of a vector for every row, ready to be added."""
+    """The perturbation of a vector for every share, ready to be added."""
     found = whole_vector(frame, param)
-    return 0.0 if found is None else _spread(found, like)
+    return 0.0 if found is None else _spread(frame, found, like)
 
 
 def whole_vector(frame: Frame, param: Param) -> torch.Tensor | None:
-    """The perturbation of a vector for every row of the stack, float32 [stack, n]."""
+    """The perturbation of a vector for every share, float32 [S, n]."""
     found = vectors_of(frame, param)
     if found is None:
         return None
@@ -109,12 +130,17 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
     original, param = module.forward, own["weight"]
 
     def find(ids: torch.Tensor) -> torch.Tensor:
-        index, inverse = torch.unique(ids, return_inverse=True)
+        index, inverse = frame.distinct(ids)
         y, found = param.model.view(param.shape)[index][inverse], vectors_of(frame, param, index)
         if found is None:
             return y
         r, s, noisy = found
-        amount = torch.gather(r, 1, inverse.expand(frame.stack, -1)).unsqueeze(-1) * s.unsqueeze(1)
+        numbers = inverse.expand(frame.stack, -1)
+        if frame.owners is None:
+            at = torch.gather(r, 1, numbers)
+        else:  # every copy has the same tokens
+            at = r.view(frame.stack, -1, len(index))[:, frame.owners, numbers[0]]
+        amount = at.unsqueeze(-1) * _spread(frame, s, y)
         if noisy:
             amount = amount * shared(frame, param, index)[inverse].float()
         return y + amount.to(y.dtype)
@@ -129,35 +155,51 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
 
 
 def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> Forward:
-    """Any normalisation over the last axis: its own forward, with a weight for every row, in float32.
+    """Any normalisation over the last axis: its own forward, with a weight for every example, in float32.
 
-    An RMS norm multiplies by its weight, so the rows' weights are given at once and spread over the axes between; a layer
-    norm's weight is part of its kernel, which runs once per row.
+    An RMS norm multiplies by its weight, so the weights are given at once and spread over the axes between; a layer norm's
+    weight is part of its kernel, which runs once per share.
     """
     original, at_once = module.forward, type(module) is not nn.LayerNorm
     held = {name: p for name, p in module._parameters.items() if p is not None}
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        stack = frame.stack
-        values = {name: p.float().expand(stack, *p.shape) for name, p in held.items()}
+        assert frame.shares is not None
+        shape, x = x.shape, _unfolded(frame, x)
+        values = {name: p.float().expand(len(frame.shares), *p.shape) for name, p in held.items()}
         for name, param in own.items():
             found = whole_vector(frame, param)
             if found is not None:
                 values[name] = param.weights.float() + found
         try:
             if at_once:
-                middle = (1,) * (x.dim() - 2)
-                module._parameters.update({n: v.view(stack, *middle, -1) for n, v in values.items()})  # type: ignore[arg-type]
-                return original(x).to(x.dtype)
-            outputs = []
-            for row, part in enumerate(x.split(max(1, x.shape[0] // stack))):
-                module._parameters.update({name: value[row] for name, value in values.items()})  # type: ignore[arg-type]
-                outputs.append(original(part).to(x.dtype))
-            return torch.cat(outputs)
+                spread = {n: _spread(frame, v, x, torch.float32) for n, v in values.items()}
+                module._parameters.update(spread)  # type: ignore[arg-type]
+                return original(x).to(x.dtype).view(shape)
+            y = torch.empty_like(x)
+            for share, place in enumerate(_places(frame)):
+                module._parameters.update({name: value[share] for name, value in values.items()})  # type: ignore[arg-type]
+                y[place] = original(x[place]).to(x.dtype)
+            return y.view(shape)
         finally:
             module._parameters.update(held)
 
     return forward
+
+
+def _unfolded(frame: Frame, x: torch.Tensor) -> torch.Tensor:
+    """Some models fold rows and positions into one axis, [n, k]: back to [dim 0, tokens, k]."""
+    return x.reshape(frame.stack, -1, x.shape[-1]) if x.dim() == 2 else x
+
+
+def _places(frame: Frame) -> Iterator[tuple[Any, ...]]:
+    """Where the tokens of each share stand in [dim 0, tokens, ...]."""
+    if frame.owners is None:
+        yield from ((slice(n, n + 1),) for n in range(frame.stack))
+        return
+    own = [(frame.owners == example).nonzero()[:, 0] for example in range(int(frame.owners.max()) + 1)]
+    for copy in range(frame.stack):
+        yield from ((copy, tokens) for tokens in own)
 
 
 def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inner: Forward) -> Forward:
@@ -175,13 +217,13 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         found = None if weight is None else vectors_of(frame, weight, columns)
         if weight is not None and found is not None:
             r, s, noisy = found
-            product = x * _spread(s, x)
+            product = x * _spread(frame, s, x)
             product = (
                 product @ shared(frame, weight, columns).float().t()
                 if noisy
                 else product.sum(-1, keepdim=True)
             )
-            y = y + product * _spread(r, y)
+            y = y + product * _spread(frame, r, y)
         if bias is not None:
             added = _vector(frame, bias, x)
             y = y + (added[..., columns] if isinstance(added, torch.Tensor) else added)
