@@ -11,7 +11,11 @@ from zodist import leaves, noise
 from zodist.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
+from zodist.methods import Probe
+from zodist.methods.steps import StepSeeds
 from zodist.params import collect, digest
+from zodist.rank_one import RankOne
+from zodist.rows import bytes_of_token
 
 EPS = 1e-2
 
@@ -112,6 +116,45 @@ def test_a_parameter_the_method_leaves_out_is_not_perturbed():
     want = [reference(model, chosen, dense, c, b) for c in at]
     got = Evaluator(model, params, direction).losses(at, [b])
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_points_that_do_not_fit_together_go_through_several_forwards(packed):
+    model, b = tiny("llama-untied"), batch()
+    params = collect(model)
+    at = points([11, 12, 13, 14, 15])
+    losses, forwards = {}, {}
+    for fit in (1, 3, 10):
+        tokens = int(b.attention_mask.sum()) if packed else b.input_ids.numel()
+        room = (fit + 0.5) * tokens * bytes_of_token(model)
+        evaluator = Evaluator(
+            model, params, lambda param: Dense(noise.RADEMACHER, True), packed=packed, room=room
+        )
+        calls, run = [], evaluator._run
+        evaluator._run = lambda *args, run=run, calls=calls: (calls.append(args), run(*args))[1]
+        losses[fit], forwards[fit] = evaluator.losses(at, [b]), len(calls)
+        evaluator.close()
+    assert forwards == {1: 10, 3: 4, 10: 1}
+    # Not to the bit: a product of one point may be another kernel's.  So the limit is part of a run.
+    np.testing.assert_allclose(losses[1], losses[10], rtol=1e-6)
+    np.testing.assert_allclose(losses[3], losses[10], rtol=1e-6)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_directions_of_single_examples_are_the_same_in_several_forwards(paired):
+    model, b = tiny("llama-untied"), batch()
+    params, law = collect(model), RankOne()
+    names = StepSeeds(1, 2).coded(3 * b.examples)
+    probe = Probe(1, tuple(Combination.of((int(n), EPS)) for n in names), b.examples, paired)
+    losses = []
+    for fit in (1, 2, 100):
+        room = (fit + 0.5) * b.input_ids.numel() * bytes_of_token(model)
+        evaluator = Evaluator(model, params, lambda param: law, room=room)
+        losses.append(evaluator.single_losses(probe, [b]))
+        evaluator.close()
+    assert len(set(losses[0])) > b.examples
+    np.testing.assert_allclose(losses[0], losses[2], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(losses[1], losses[2], rtol=0, atol=1e-6)
 
 
 def test_pieces_of_a_batch_give_the_mean_over_examples():

@@ -57,7 +57,13 @@ class Parts:
         if self.config.batch.cache_frozen:
             prefix = FrozenPrefix(self.model, self.params, self.states)
         return Evaluator(
-            self.model, self.params, laws, parallel=self.parallel, prefix=prefix, packed=not self.padding
+            self.model,
+            self.params,
+            laws,
+            parallel=self.parallel,
+            prefix=prefix,
+            packed=not self.padding,
+            room=self.config.batch.activation_mib * 2**20,
         )
 
     def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:

@@ -120,7 +120,8 @@ class Batch(Section):
     """[batch]: examples per data lane, lanes per probe, and examples in one forward (0: the whole batch).
 
     cache_frozen: compute what the layers below the first trained one make of an example once, and keep it.
-    packed: leave padding out; "auto": where the model's logits stay the same.
+    packed: leave padding out; "auto": where the model's logits stay the same.  activation_mib: of one forward, about;
+    the points of a probe that do not fit together take several forwards.
     """
 
     size: Positive = 16
@@ -128,6 +129,7 @@ class Batch(Section):
     examples_per_forward: Count = 0
     cache_frozen: bool = False
     packed: Literal["auto", True, False] = "auto"
+    activation_mib: Positive = 4096
 
 
 class Exchange(Section):
@@ -195,9 +197,14 @@ class Config(Section):
         return tables
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """[method], [rule] and [batch] as in ``plain``, less batch.packed, whose meaning is decided at a run's start."""
+        """[method], [rule] and [batch] as in ``plain``, less batch.packed, whose meaning is decided at a run's start.
+
+        batch.activation_mib counts only where it is not the default: journals older than it had no limit.
+        """
         tables = self.plain()
         del tables["batch"]["packed"]
+        if self.batch.activation_mib == Batch.model_fields["activation_mib"].default:
+            del tables["batch"]["activation_mib"]
         return {name: tables[name] for name in ("method", "rule", "batch")}
 
 

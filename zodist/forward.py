@@ -8,6 +8,7 @@ takes over only while a frame is active.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from zodist.leaves import Forward, Frame, head, kind_of
 from zodist.packing import Packed, longest, pack_of
 from zodist.params import Param
 from zodist.prefix import FrozenPrefix
-from zodist.rows import PackedRows, PaddedRows
+from zodist.rows import PackedRows, PaddedRows, bytes_of_token
 
 if TYPE_CHECKING:
     from zodist.methods import Probe
@@ -35,7 +36,8 @@ class Evaluator:
 
     laws: what a seed means for a parameter, as a function of it or by its id.  parallel: use numba's threads.
     prefix: frozen lower layers whose results are kept for every example.  packed: leave padding out, in a model that allows
-    it (zodist.packing.obstacle).
+    it (zodist.packing.obstacle).  room: bytes that the activations of a forward may take (zodist.rows.bytes_of_token);
+    points that do not fit together go through several forwards, one point at least in each.
     Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
     """
 
@@ -48,8 +50,10 @@ class Evaluator:
         parallel: bool = False,
         prefix: FrozenPrefix | None = None,
         packed: bool = False,
+        room: float = math.inf,
     ) -> None:
         self.model, self.prefix = model, prefix
+        self._tokens = room / bytes_of_token(model) if room < math.inf else math.inf
         self._longest = longest(model) if packed else 0
         counts = ("num_attention_heads", "num_key_value_heads")
         self._heads = {getattr(model.config, name, None) for name in counts}
@@ -188,10 +192,24 @@ class Evaluator:
         """
         total, examples = np.zeros(max(1, len(points)), np.float64), 0
         for batch in batches:
-            logits = self._run(points, batch, len(total))
-            total += torch.stack([batch.losses(at).double().sum() for at in logits]).cpu().numpy()
+            fit = self._fit(batch)
+            for first in range(0, len(total), fit):
+                some = points if fit >= len(total) else points[first : first + fit]
+                logits = self._run(some, batch, max(1, len(some)))
+                sums = torch.stack([batch.losses(at).double().sum() for at in logits])
+                total[first : first + fit] += sums.cpu().numpy()
             examples += batch.examples
         return total / examples
+
+    def _fit(self, batch: Batch) -> int:
+        """How many copies of a batch one forward may have."""
+        pack = self._pack(batch)
+        return int(
+            min(
+                max(1.0, self._tokens // (batch.input_ids.numel() if pack is None else len(pack.ids))),
+                1 << 20,
+            )
+        )
 
     def single_losses(self, probe: Probe, batches: Iterable[Batch]) -> np.ndarray:
         """Losses of a probe whose points belong to one example each: float64 [points + 1], see Probe.
@@ -214,8 +232,17 @@ class Evaluator:
             own = [probe.points[k * size + at + row] for k in range(passes) for row in range(rows)]
             shares = torch.ones(rows * (2 * passes if probe.paired else passes + 1))
             shares[len(own) :] = -1.0 if probe.paired else 0.0
-            logits = self._run(own, batch, len(shares) // rows, shares.to(self.device, non_blocking=True))
-            losses = torch.stack([batch.losses(part).double() for part in logits]).cpu().numpy()
+            found, fit = [], self._fit(batch) * rows
+            for first in range(0, len(shares), fit):
+                part = shares[first : first + fit].to(self.device, non_blocking=True)
+                some = (
+                    own
+                    if len(part) == len(shares)
+                    else [own[j % len(own)] for j in range(first, first + len(part))]
+                )
+                logits = self._run(some, batch, len(part) // rows, part)
+                found.append(torch.stack([batch.losses(at).double() for at in logits]))
+            losses = torch.cat(found).cpu().numpy()
             differences[:, at : at + rows] = losses[:passes] - losses[passes:]
             means.append(losses.reshape(-1) if probe.paired else losses[passes])
             at += rows

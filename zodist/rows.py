@@ -83,3 +83,17 @@ class PackedRows:
         copies = self.layout.copies
         for number, at in enumerate(logits):
             yield self.packs[number // copies].spread(at)
+
+
+def bytes_of_token(model: Any) -> int:
+    """About what a token's activations take at their widest, inside one layer: from the model's shapes alone.
+
+    The residual stream, its norm, queries, keys, values and their result: eight times the width; a gated feed-forward
+    layer: three times its own width.  The last positions' logits are few and not counted.
+    """
+    c = model.config.get_text_config()
+    inner = next(
+        (n for n in (getattr(c, name, None) for name in ("intermediate_size", "ffn_dim")) if n),
+        4 * c.hidden_size,
+    )
+    return model.dtype.itemsize * (8 * c.hidden_size + 3 * inner)
