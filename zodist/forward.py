@@ -203,13 +203,10 @@ class Evaluator:
 
     def _fit(self, batch: Batch) -> int:
         """How many copies of a batch one forward may have."""
+        if self._tokens == math.inf:
+            return 1 << 20
         pack = self._pack(batch)
-        return int(
-            min(
-                max(1.0, self._tokens // (batch.input_ids.numel() if pack is None else len(pack.ids))),
-                1 << 20,
-            )
-        )
+        return max(1, int(self._tokens / (batch.input_ids.numel() if pack is None else len(pack.ids))))
 
     def single_losses(self, probe: Probe, batches: Iterable[Batch]) -> np.ndarray:
         """Losses of a probe whose points belong to one example each: float64 [points + 1], see Probe.
