@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from zodist.bench.memory import measure_memory
 from zodist.bench.methods import measure_methods
 from zodist.bench.population import measure_population
 from zodist.bench.step import measure_step
+from zodist.bench.targets import judge
 from zodist.bench.variants import Bench, Settings, load
 from zodist.errors import ConfigError, ModelError
 from zodist.params import collect, digest
@@ -87,6 +89,15 @@ def test_a_step_stands_beside_bare_forwards_and_the_in_place_step(settings: Sett
     assert {"kernel update", "Python", "other operations and kernels"} <= set(profile)
     for what in ("Python in a step", "Python in bare forwards"):
         assert 0 < profile[what].value < 100
+
+
+@pytest.mark.slow
+def test_sentences_are_packed_in_our_step_alone(settings: Settings) -> None:
+    lines = measure_step(replace(settings, sentences=True, batch=16), repeats=1, brief=True)
+    step = next(line for line in lines if line.what == "step")
+    assert step.case == "rademacher, 16 x 4 to 37" and step.speedup and step.ratio
+    figures = [verdict.figure for verdict in judge([step]) if verdict.figure is not None]
+    assert figures == [step.speedup]
 
 
 @pytest.mark.slow

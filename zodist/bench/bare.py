@@ -67,4 +67,5 @@ class Bare:
 
     def _inputs(self) -> dict[str, Any]:
         b = self.batch
-        return {"input_ids": b.input_ids, "attention_mask": b.attention_mask, "use_cache": False}
+        masked = {"attention_mask": b.attention_mask, "position_ids": b.position_ids}
+        return {"input_ids": b.input_ids, **masked, "use_cache": False}

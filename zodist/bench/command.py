@@ -6,6 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,6 +108,10 @@ def step(
     threads: Threads = 0,
     repeats: Repeats = 7,
     columns: Annotated[int, typer.Option(min=0, help="Vocabulary entries in the loss; 0: all.")] = 2,
+    sentences: Annotated[
+        bool,
+        typer.Option(help="Rows as long as SST-2's prompts, packed; what it is compared with is padded."),
+    ] = False,
     points: Annotated[
         list[int] | None,
         typer.Option(
@@ -124,7 +129,9 @@ def step(
     from zodist.bench.population import measure_population
     from zodist.bench.step import measure_step
 
-    settings = _settings(model, noise, batch, tokens, dtype, threads, probes, columns)
+    settings = replace(
+        _settings(model, noise, batch, tokens, dtype, threads, probes, columns), sentences=sentences
+    )
     if points:
         lines = measure_population(settings, points, repeats=repeats)
     else:

@@ -63,6 +63,8 @@ def _parts(
         yield f"step, {law}", lambda given=given: measure_step(given, repeats=repeats, limit_s=35)
     long = replace(settings, tokens=LONG_TOKENS)
     yield "step, long", lambda: measure_step(long, repeats=repeats, limit_s=40, brief=True)
+    sentences = replace(settings, sentences=True)
+    yield "step, sentences", lambda: measure_step(sentences, repeats=repeats, limit_s=35, brief=True)
     many = replace(small, probes=16)
     yield "population", lambda: measure_population(many, (8, 32), repeats=repeats, limit_s=40)
     yield "update", lambda: measure_update(settings, repeats=repeats, limit_s=35)

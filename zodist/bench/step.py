@@ -27,6 +27,8 @@ def measure_step(
 ) -> list[Line]:
     """Times of every variant, and a profile of the step; brief: of the step and the bare forwards alone, without profile.
 
+    On sentences a brief run has the in-place step as well: what padding costs is the point there.
+
     Raises ZodistError, with one sentence, for a setting that cannot be measured.
     """
     set_threads(settings.threads)
@@ -34,7 +36,8 @@ def measure_step(
     bench = Bench(model, settings)
     copies = [torch.empty_like(p) for p in bench.weights]
     try:
-        runs = [partial(bench.run, variant) for variant in (BRIEF if brief else bench.VARIANTS)]
+        short = (*BRIEF, "inplace_step") if settings.sentences else BRIEF
+        runs = [partial(bench.run, variant) for variant in (short if brief else bench.VARIANTS)]
         rounds = Rounds([*runs, timed("copy", lambda: _copy(bench, copies))], repeats, limit_s)
         lines = _lines(bench, rounds)
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zodist.bench.line import Line
 
 Found = Mapping[tuple[str, str], Line]  # by benchmark and what
-STEP, LONG, POPULATION = "16 x 32", "16 x 256", "4 x 32"  # examples x tokens
+STEP, LONG, POPULATION, SENTENCES = "16 x 32", "16 x 256", "4 x 32", "16 x 4 to 37"  # examples x tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,12 @@ TARGETS = (
         6.5,
         True,
     ),
-    Target("step against in-place MeZO on batches of unequal length, packed", lambda found: None, 10, True),
+    Target(
+        f"step on packed sentences against in-place MeZO on padded ones, {SENTENCES}",
+        _speedup("step", f"step, rademacher, {SENTENCES}"),
+        10,
+        True,
+    ),
     Target(
         f"16 probes in population forwards against a forward each, {POPULATION}", _best_population, 1.5, True
     ),
