@@ -197,14 +197,9 @@ class Config(Section):
         return tables
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """[method], [rule] and [batch] as in ``plain``, less batch.packed, whose meaning is decided at a run's start.
-
-        batch.activation_mib counts only where it is not the default: journals older than it had no limit.
-        """
+        """[method], [rule] and [batch] as in ``plain``, less batch.packed, whose meaning is decided at a run's start."""
         tables = self.plain()
         del tables["batch"]["packed"]
-        if self.batch.activation_mib == Batch.model_fields["activation_mib"].default:
-            del tables["batch"]["activation_mib"]
         return {name: tables[name] for name in ("method", "rule", "batch")}
 
 
