@@ -13,8 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+from zodist import stopping
 from zodist.bench.command import bench_app
-from zodist.errors import ConfigError, ZodistError
+from zodist.elastic.command import supervise
+from zodist.errors import ConfigError, Stopped, WorkerLost, ZodistError
+from zodist.launcher import start
+from zodist.report.command import report
 from zodist.threads import prepare_environment
 
 app = typer.Typer(
@@ -26,12 +30,14 @@ app = typer.Typer(
     "16 bytes a probe, and all stay bit-identical.",
 )
 app.add_typer(bench_app, name="bench")
+app.command()(supervise)
+app.command()(report)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
 def _worker() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return start(1).worker
 
 
 def _print(value: Any) -> None:
@@ -40,7 +46,7 @@ def _print(value: Any) -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="TOML file: one file is one run.")],
+    config: Annotated[Path, typer.Argument(help="TOML file: one file is one run.  Or a supervisor's HOST:PORT.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as rule.lr=1e-4.")
     ] = None,
@@ -54,11 +60,18 @@ def train(
     Two processes: [bold]torchrun --nproc-per-node 2 -m zodist train configs/quickstart.toml[/bold]
 
     The run folder (run.folder) receives config.toml, journal.jsonl, metrics.jsonl, timings.jsonl, snapshots and plot.png.
-    The same command resumes it, with any number of workers; the weights are the same to the bit.
+    The same command resumes it, with any number of workers; the weights are the same to the bit.  SIGUSR1 or SIGTERM:
+    the run finishes its step, writes a snapshot and leaves with status 75 (0 under torchrun).
     """
+    stopping.listen()  # before torch is imported: that takes seconds
     from zodist.config import load
 
-    settings = load(config, overrides or ())
+    if not config.exists() and ":" in config.name:
+        from zodist.elastic.joining import fetch
+
+        settings = fetch(str(config), overrides or ())
+    else:
+        settings = load(config, overrides or ())
     if check:
         return
     from zodist.train import train as run
@@ -277,8 +290,10 @@ def compare(
     """
     from zodist.compare.outcome import compare as run
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("compare starts processes of its own; run it without torchrun, with --jobs")
+    if start(1).workers > 1:
+        raise ConfigError(
+            "compare starts processes of its own; run it without torchrun or mpirun, with --jobs"
+        )
     outcome = run(
         config,
         methods.split(","),
@@ -307,6 +322,14 @@ def main() -> None:
     prepare_environment()
     try:
         app()
+    except Stopped as news:
+        if _worker() == 0:
+            print(f"zodist: {news}", file=sys.stderr)
+        # torchrun would take any other status for a failure and start the workers again.
+        sys.exit(0 if "TORCHELASTIC_RUN_ID" in os.environ else stopping.STATUS)
+    except WorkerLost as error:
+        print(f"zodist: {error}", file=sys.stderr)
+        sys.exit(69)  # EX_UNAVAILABLE of sysexits.h
     except ZodistError as error:
         # All workers read the same configuration: one of them says what is wrong with it.
         if not isinstance(error, ConfigError) or _worker() == 0:

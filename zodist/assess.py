@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 
 from zodist import snapshot
@@ -11,16 +11,20 @@ from zodist.config import Config
 from zodist.errors import SnapshotError, TaskError
 from zodist.evaluate import evaluate
 from zodist.exchange import open_exchange
+from zodist.launcher import start
 from zodist.replay import open_run
 from zodist.tasks.score import Score
-from zodist.threads import budget, set_threads
+from zodist.threads import budget, cores, set_threads
+from zodist.together import collect
 
 
 def assess(config: Config, split: str, run: Path | None) -> tuple[Score, str]:
     """Score of a split and a name for what was evaluated.  run: a run folder, whose newest snapshot is taken up."""
-    exchange = open_exchange(config.exchange.kind, config.exchange.timeout_s)
+    # A score needs no supervisor: elastic runs are evaluated by one process, or by those of torchrun.
+    kind = "auto" if config.exchange.kind == "store" else config.exchange.kind
+    exchange = open_exchange(kind, config.exchange.timeout_s)
     try:
-        threads = config.run.threads or budget(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        threads = config.run.threads or budget(start(cores()).beside)
         set_threads(threads)
         parts = load_parts(config, threads)
         what = config.model.name
@@ -36,6 +40,6 @@ def assess(config: Config, split: str, run: Path | None) -> tuple[Score, str]:
         examples = getattr(parts.task, split)
         if not examples:
             raise TaskError(f"task {config.task.name!r} has no {split} examples; raise task.{split}")
-        return evaluate(parts.evaluator(), parts.task, examples, exchange), what
+        return evaluate(parts.evaluator(), parts.task, examples, partial(collect, exchange)), what
     finally:
         exchange.close()

@@ -149,6 +149,7 @@ class Output(Section):
     """[output]: evaluations (0: only before and after; 0 examples: all), snapshots (0: at the end), picture.
 
     test: evaluate the test split before and after, if the task has one.  keep: snapshots that stay (0: none is written).
+    tensorboard, wandb: show figures there as the run goes (scalars.py).
     """
 
     evaluate_every: Count = 0
@@ -157,6 +158,8 @@ class Output(Section):
     snapshot_every: Count = 100
     keep: Count = 2
     plot: bool = True
+    tensorboard: bool = False
+    wandb: bool = False
 
 
 class Config(Section):

@@ -1,6 +1,7 @@
 """The errors a user can act on: one sentence that says what was found, where, and what to change.
 
-The command line prints the sentence and exits with 2; anything that is not a ZodistError is a defect of zodist.
+The command line prints the sentence and exits with 2 (WorkerLost: 69, Stopped: 75); anything that is not a ZodistError
+is a defect of zodist.
 """
 
 from __future__ import annotations
@@ -34,5 +35,13 @@ class SnapshotError(ZodistError):
     """A snapshot cannot be written."""
 
 
+class Stopped(ZodistError):
+    """A run was asked to stop and has done so after a step; the same command goes on."""
+
+
 class ExchangeError(ZodistError):
     """Workers cannot talk, or do not agree on what they are doing."""
+
+
+class WorkerLost(ExchangeError):
+    """A worker died or does not answer; the same command goes on where the journal ends."""

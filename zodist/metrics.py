@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,14 @@ class _Lines:
 class Metrics:
     """metrics.jsonl, kept up to a step and written on from there."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Keep what was written up to ``step``.
+    def __init__(
+        self, path: Path, step: int, tell: Callable[[dict[str, Any]], None] = lambda line: None
+    ) -> None:
+        """Keep what was written up to ``step``.  tell: told every line that is added.
 
         ``evaluations`` has all that there were, later ones too: they hold for the same run and need not be paid twice.
         """
+        self._tell = tell
         lines = list(read_lines(path))
         kept = [line for line in lines if line.get("step", 0) <= step]
         self._seen = {(line["step"], _kind(line)) for line in kept if "step" in line}
@@ -88,6 +91,7 @@ class Metrics:
             return
         self._seen.add(key)
         self._lines.add(line)
+        self._tell(line)
 
     def close(self) -> None:
         """Close the file."""

@@ -114,7 +114,7 @@ def save(
             unfinished.unlink(missing_ok=True)
             raise
         sync_folder(folder)
-        older = [found for found in _list(folder) if found[0] <= step]
+        older = [found for found in listed(folder) if found[0] <= step]
         for _, surplus in older[keep:]:
             surplus.unlink(missing_ok=True)
     except OSError as error:
@@ -131,7 +131,7 @@ def newest(folder: str | Path, run: str, at_most: int, rounds: int | None = None
     """
     folder = Path(folder)
     skipped: list[str] = []
-    for step, path in _list(folder) if folder.is_dir() else []:
+    for step, path in listed(folder) if folder.is_dir() else []:
         if step > at_most:
             continue
         try:
@@ -212,7 +212,7 @@ def _fault(path: Path, step: int, run: str, rounds: int | None) -> str:
     return ""
 
 
-def _list(folder: Path) -> list[tuple[int, Path]]:
+def listed(folder: Path) -> list[tuple[int, Path]]:
     """Steps and paths of all snapshots in a folder, newest first."""
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     return sorted(found, reverse=True)

@@ -1,13 +1,14 @@
 """One step of the replicated state machine, live or replayed: the same code with another source of answers.
 
 ``Replica`` holds what every worker holds: weights, rule state, method state.  It asks the answer function for the losses
-of each round and folds the outcome in.  ``Live`` evaluates this worker's items, exchanges records and writes the journal
-before anything is applied; ``Replayed`` reads the journal.
+of each round and folds the outcome in.  ``Live`` evaluates items and has the values of all gathered, which are in the
+journal before anything is applied; ``Replayed`` reads the journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,13 +16,23 @@ import torch
 
 from zodist import noise, records
 from zodist.errors import JournalEnd, JournalError, ZodistError
-from zodist.exchange import Exchange
-from zodist.journal import Entry, Journal
+from zodist.journal_format import Entry
 from zodist.lanes import examples
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
 from zodist.rules import Rule, schedule
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """One round's question to all workers: the seeds of its items, uint64 [items], and the losses of each."""
+
+    step: int
+    round: int
+    lr: float
+    seeds: np.ndarray
+    losses: int
 
 
 class Answer(Protocol):
@@ -143,15 +154,15 @@ class Replayed:
 
 
 class Live:
-    """Answers by evaluating: worker w takes items w, w + W, ...; records travel; worker 0 writes the journal.
+    """Answers by evaluating, each worker its share of the items.
 
-    losses: mean losses of a probe's points on some training examples, float64 [k].
+    gather: shares the items out and returns the recorded values of all (zodist.crew.Crew.round).  losses: mean losses of
+    a probe's points on some training examples, float64 [k].
     """
 
     def __init__(
         self,
-        exchange: Exchange,
-        journal: Journal | None,
+        gather: Callable[[Asked, Callable[[int], np.ndarray]], np.ndarray],
         losses: Callable[[Probe, np.ndarray], np.ndarray],
         *,
         seed: int,
@@ -159,30 +170,15 @@ class Live:
         batch: int,
         examples: int,
     ) -> None:
-        self.exchange, self.journal, self.losses = exchange, journal, losses
+        self.gather, self.losses = gather, losses
         self.seed, self.data_lanes, self.batch, self.examples = seed, data_lanes, batch, examples
-        self.sent = 0  # bytes of records alone: evaluations and digests are counted by the exchange
 
     def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
-        """Evaluate this worker's share, gather everybody's, write it down."""
-        items, points = len(probes) * self.data_lanes, probes[0].losses
-        worker, workers = self.exchange.worker, self.exchange.workers
+        """Evaluate this worker's share; everybody's is on disk when this returns."""
         seeds = np.array([probe.seed for probe in probes for _ in range(self.data_lanes)], np.uint64)
-        mine = range(worker, items, workers)
-        losses = np.zeros((len(mine), points), np.float64)
-        for place, item in enumerate(mine):
+
+        def measure(item: int) -> np.ndarray:
             chosen = examples(self.seed, step, item % lanes, lanes, self.batch, self.examples)
-            losses[place] = self.losses(probes[item // self.data_lanes], chosen)
-        slots = -(-items // workers)  # messages of equal size: short shares are filled up
-        before = self.exchange.sent
-        shares = self.exchange.all_gather(records.encode(seeds[worker::workers], losses, slots))
-        self.sent += self.exchange.sent - before
-        values = np.empty((items, points), np.float32)
-        for w, share in enumerate(shares):
-            numbers = np.arange(w, items, workers)
-            values[numbers] = records.decode(
-                share, seeds[numbers], points, worker=w, step=step, probes=numbers
-            )
-        if self.journal is not None:
-            self.journal.append(Entry(step, round, lr, values))
-        return values
+            return self.losses(probes[item // self.data_lanes], chosen)
+
+        return self.gather(Asked(step, round, lr, seeds, probes[0].losses), measure)

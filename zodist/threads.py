@@ -21,6 +21,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # numba's own pool: always there, and its idle threads sleep.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+    # torch's store warns of every wait that ends without news, which in an elastic run is its daily business.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _keep_freed_memory()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from zodist.errors import JournalError
@@ -68,10 +70,11 @@ def plot(folder: Path) -> Path:
     return path
 
 
-def running_mean(values: list[float], keep: float = 0.97) -> list[float]:
-    """Exponential running mean, without the bias of its start."""
+def running_mean(values: Sequence[float], keep: float = 0.97) -> list[float]:
+    """Exponential running mean, without the bias of its start; values that are not finite are left out of it."""
     total, weight, means = 0.0, 0.0, []
     for value in values:
-        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        means.append(total / weight)
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        means.append(total / weight if weight else math.nan)
     return means

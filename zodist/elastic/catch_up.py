@@ -1,0 +1,64 @@
+"""How a worker that joins gets to the present: from a snapshot, or from the base model by replay alone.
+
+A snapshot's tensors are read twice (checksum, then load); a replayed step is one pass over the weights per probe coded
+together.  Which is less depends on the disk, the model and the method, so both are measured: two steps are replayed, they
+count in any case, and a piece of the newest snapshot is read.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from zodist import snapshot
+from zodist.errors import JournalEnd
+from zodist.journal_format import Entry
+from zodist.step import Replayed, Replica
+
+_MEASURED_STEPS = 2
+_PIECE = 16 << 20
+_PASSES = 2
+
+
+def catch_up(replica: Replica, entries: list[Entry], folder: Path, run: str, at_most: int) -> int:
+    """Bring a replica at the base weights to a step from which the entries lead on, and return that step.
+
+    at_most: the last step whose snapshot may be used.
+    """
+    newest = _newest(folder, at_most)
+    if newest is None:
+        return replica.step
+    replay = Replayed(entries, replica.data_lanes)
+    began = time.monotonic()
+    try:
+        while replica.step < _MEASURED_STEPS:
+            replica.advance(replay)
+    except JournalEnd:
+        return replica.step
+    step_s = (time.monotonic() - began) / _MEASURED_STEPS
+    step, path = newest
+    if (step - replica.step) * step_s <= _load_s(path):
+        return replica.step
+    done = entries[-1].step + 1
+    rounds = entries[-1].round + 1 if done <= at_most else None
+    found = snapshot.newest(folder, run, min(done, at_most), rounds)
+    if found is not None and found.step > replica.step:
+        replica.load(found.step, found.tensors)
+    return replica.step
+
+
+def _newest(folder: Path, at_most: int) -> tuple[int, Path] | None:
+    listed = snapshot.listed(folder) if folder.is_dir() else []
+    return next((found for found in listed if found[0] <= at_most), None)
+
+
+def _load_s(path: Path) -> float:
+    """What taking up a snapshot will take."""
+    began = time.monotonic()
+    try:
+        with path.open("rb") as file:
+            read = len(file.read(_PIECE))
+        size = path.stat().st_size
+    except OSError:
+        return float("inf")
+    return _PASSES * size / max(1, read) * (time.monotonic() - began)

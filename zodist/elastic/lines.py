@@ -1,0 +1,83 @@
+"""metrics.jsonl and timings.jsonl of an elastic run: workers post the lines of a step, the supervisor writes them in order.
+
+The lines are a function of the fold, the same on every worker, so the first to post them is as good as any.  Those of a
+step are taken once the next one has begun: by then the digests have been compared.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from zodist.config import Config
+from zodist.elastic.frames import Refused, Seal
+from zodist.elastic.votes import Votes
+from zodist.metrics import Metrics, Timings, read_lines
+
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+_EVERY = 10  # steps between lines of timings.jsonl
+
+
+class LineWriter:
+    """Both files of a run folder.  known: the evaluations that need not be made again."""
+
+    def __init__(self, config: Config, folder: Path, steps: int) -> None:
+        self._config, self._folder = config, folder
+        found = list(read_lines(folder / METRICS))
+        # The last step's lines may be incomplete: they are asked for again, and what is there is not written twice.
+        self.written = min(max((line.get("step", 0) for line in found), default=0), steps) - 1
+        self.known: list[dict[str, Any]] = [line for line in found if "split" in line]
+        self._steps = steps
+        self._metrics: Metrics | None = None
+        self._timings: Timings | None = None
+        self._last = steps
+
+    def _open(self) -> Metrics:
+        if self._metrics is None:
+            self._metrics = Metrics(self._folder / METRICS, self._steps)
+            self._timings = Timings(self._folder / TIMINGS, 0, self._steps)
+        return self._metrics
+
+    def take(self, store: TCPStore, seal: Seal, votes: Votes, last: int) -> None:
+        """Write what has been posted for steps up to ``last``."""
+        before = self.written
+        while self.written < last and store.check([key := f"lines/{self.written + 1}"]):
+            try:
+                lines = json.loads(seal.open(store.get(key), key).payload)
+                checked = [self._checked(line, votes) for line in lines]
+            except (Refused, ValueError, TypeError, KeyError):
+                store.delete_key(key)  # another worker will post them
+                break
+            for line in checked:
+                self._open().write(line)
+            self.written += 1
+        if self.written != before or not store.check(["written"]):
+            store.set("written", str(self.written))
+
+    def _checked(self, line: dict[str, Any], votes: Votes) -> dict[str, Any]:
+        if line["step"] != self.written + 1:
+            raise ValueError("another step's line")
+        verdict = votes.verdict()
+        if "digest" in line and verdict.word == "agreed" and verdict.milestone == line["step"]:
+            line["digest"] = (
+                f"{verdict.digest:016x}"  # not that of a worker which has since been found to differ
+            )
+        return line
+
+    def progress(self, steps: int, workers: int, offered_again: int, refused: int) -> None:
+        """Now and then, how it goes."""
+        if steps < self._last + _EVERY and steps != self._config.run.steps:
+            return
+        self._open()
+        self._last = steps
+        assert self._timings is not None
+        self._timings.write(steps, workers=workers, offered_again=offered_again, refused=refused)
+
+    def close(self) -> None:
+        """Close the files."""
+        for opened in (self._metrics, self._timings):
+            if opened is not None:
+                opened.close()

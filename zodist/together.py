@@ -1,0 +1,217 @@
+"""A crew of fixed size: every worker takes the items w, w + W, ... and an all-gather brings them together.
+
+Worker 0 writes the files.  Nothing is lost when a worker dies, but all must be started again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zodist import journal_format, records, snapshot
+from zodist.config import Config
+from zodist.crew import Begun, Make, Measure
+from zodist.errors import ExchangeError, JournalError
+from zodist.exchange import Exchange, share
+from zodist.journal import Journal, make_folder
+from zodist.journal_format import Entry
+from zodist.metrics import Metrics, Timings, write_whole
+from zodist.report import plot as draw
+from zodist.scalars import Scalars, require
+from zodist.step import Asked, Replayed, Replica
+
+JOURNAL, CONFIG, METRICS, TIMINGS = "journal.jsonl", "config.toml", "metrics.jsonl", "timings.jsonl"
+
+
+def collect(exchange: Exchange, count: int, size: int, make: Make) -> list[bytes]:
+    """The payloads of numbered items, each of ``size`` bytes, in order; this worker makes every W-th."""
+    worker, workers = exchange.worker, exchange.workers
+    own = b"".join(make(item) for item in range(worker, count, workers))
+    slots = -(-count // workers)  # messages of equal size: short shares are filled up
+    shares = exchange.all_gather(own.ljust(slots * size, b"\0"))
+    places = [divmod(item, workers) for item in range(count)]
+    return [shares[w][slot * size : (slot + 1) * size] for slot, w in places]
+
+
+class Rounds:
+    """Rounds of a fixed number of workers; worker 0 has the journal.  sent: bytes of records alone."""
+
+    def __init__(self, exchange: Exchange, journal: Journal | None) -> None:
+        self.exchange, self.journal, self.sent = exchange, journal, 0
+
+    def round(self, asked: Asked, measure: Measure) -> np.ndarray:
+        """Evaluate this worker's share, gather everybody's, write it down."""
+        items, points = len(asked.seeds), asked.losses
+        worker, workers = self.exchange.worker, self.exchange.workers
+        mine = range(worker, items, workers)
+        losses = np.zeros((len(mine), points), np.float64)
+        for place, item in enumerate(mine):
+            losses[place] = measure(item)
+        slots = -(-items // workers)  # messages of equal size: short shares are filled up
+        before = self.exchange.sent
+        shares = self.exchange.all_gather(records.encode(asked.seeds[worker::workers], losses, slots))
+        self.sent += self.exchange.sent - before
+        values = np.empty((items, points), np.float32)
+        for w, theirs in enumerate(shares):
+            numbers = np.arange(w, items, workers)
+            values[numbers] = records.decode(
+                theirs, asked.seeds[numbers], points, worker=w, step=asked.step, probes=numbers
+            )
+        if self.journal is not None:
+            self.journal.append(Entry(asked.step, asked.round, asked.lr, values))
+        return values
+
+
+class Together:
+    """The workers of an exchange; see zodist.crew.Crew.
+
+    given: evaluations that need not be made again.  say: told what a person should know.
+    """
+
+    def __init__(
+        self, config: Config, exchange: Exchange, given: Sequence[dict[str, Any]], say: Callable[[str], None]
+    ) -> None:
+        self.config, self.exchange, self.given, self.say = config, exchange, given, say
+        self.folder, self.speaks = Path(config.run.folder), exchange.worker == 0
+        self._journal: Journal | None = None
+        self._metrics: Metrics | None = None
+        self._timings: Timings | None = None
+        self._scalars: Scalars | None = None
+        self._rounds = Rounds(exchange, None)
+        self._found: journal_format.Contents | None = None
+        if self.speaks:
+            require(config.output)  # before anything that takes long
+
+    @property
+    def workers(self) -> int:
+        return self.exchange.workers
+
+    @property
+    def sent(self) -> int:
+        return self.exchange.sent
+
+    @property
+    def stopping(self) -> bool:
+        return self.exchange.stopping
+
+    def meet(self, threads: int, versions: dict[str, str]) -> Begun:
+        """The journal as worker 0 finds it."""
+        path = self.folder / JOURNAL
+        raw = b""
+        if self.speaks and path.exists():
+            try:
+                raw = path.read_bytes()
+            except OSError as error:
+                raise JournalError(f"cannot read the journal {path}: {error.strerror}") from error
+        raw = share(self.exchange, raw if self.speaks else None)
+        self._found = None if journal_format.is_torn_header(raw) else journal_format.parse(raw, path)
+        head = self._found.header if self._found is not None else None
+        if head is not None:
+            threads = self.config.run.threads or head.get("threads", threads)
+            versions = head.get("versions", versions)
+        everyone = share(self.exchange, json.dumps([threads, versions]).encode() if self.speaks else None)
+        threads, versions = json.loads(everyone)
+        return Begun(head, threads, versions)
+
+    def agree(self, head: dict[str, Any]) -> list[Entry]:
+        """Open the journal; all workers must be about to do the same run."""
+        path, found = self.folder / JOURNAL, self._found
+        theirs = json.loads(share(self.exchange, json.dumps(head).encode() if self.speaks else None))
+        different = journal_format.difference(theirs, head)
+        flags = self.exchange.all_gather(b"\1" if different else b"\0")
+        if different:
+            raise ExchangeError(
+                f"worker {self.exchange.worker} is set up for another run than worker 0: {different}; give all "
+                "workers the same configuration, model and data"
+            )
+        odd = [worker for worker, flag in enumerate(flags) if flag != b"\0"]
+        if odd:
+            raise ExchangeError(
+                f"worker {odd[0]} is set up for another run than worker 0; its output says in what"
+            )
+        if self.speaks:
+            self._journal = Journal.create(path, head) if found is None else Journal.open(path, head)
+        self._rounds = Rounds(self.exchange, self._journal)
+        self._run = journal_format.run_id(head)
+        return [] if found is None else found.entries
+
+    def restore(self, replica: Replica, entries: list[Entry]) -> int:
+        """Take up the newest snapshot; bring every worker to the step that the most advanced one starts from."""
+        done = entries[-1].step + 1 if entries else 0
+        # The last step may lack its later rounds: it is then done again, with the rounds that the journal has.
+        found = snapshot.newest(self.folder, self._run, done, entries[-1].round + 1 if entries else 0)
+        if found is not None:
+            replica.load(found.step, found.tensors)
+        everybody = self.exchange.all_gather(replica.step.to_bytes(8, "little"))
+        start = max(int.from_bytes(b, "little") for b in everybody)
+        silent = Replayed([e for e in entries if e.step >= replica.step], replica.data_lanes)
+        while replica.step < start:
+            replica.advance(silent)
+        if done:
+            self.say(f"resuming after {done} steps ({start} from a snapshot, the rest from the journal)")
+        return start
+
+    def open(self, start: int) -> list[dict[str, Any]]:
+        known: list[dict[str, Any]] = []
+        if self.speaks:
+            make_folder(self.folder)
+            write_whole(self.folder / CONFIG, self.config.to_toml())
+            self._scalars = Scalars(self.config, self._run, start, self._traffic)
+            self._metrics = Metrics(self.folder / METRICS, start, self._scalars.write)
+            self._timings = Timings(self.folder / TIMINGS, self.exchange.workers, start)
+            known = [*self.given, *self._metrics.evaluations]
+        return json.loads(share(self.exchange, json.dumps(known).encode() if self.speaks else None))
+
+    def round(self, asked: Asked, measure: Measure) -> np.ndarray:
+        return self._rounds.round(asked, measure)
+
+    def collect(self, name: str, count: int, size: int, make: Make) -> list[bytes]:
+        return collect(self.exchange, count, size, make)
+
+    def compare(self, t: int, digest: int) -> None:
+        """All-gather the digests; a difference ends the run, and starting it again rebuilds all workers."""
+        everybody = self.exchange.all_gather(digest.to_bytes(8, "little"))
+        if len(set(everybody)) == 1:
+            return
+        right = max(everybody, key=everybody.count)
+        odd = [str(worker) for worker, theirs in enumerate(everybody) if theirs != right]
+        majority = everybody.count(right) * 2 > len(everybody)
+        who = f"the weights of worker {', '.join(odd)}" if majority else "the workers' weights"
+        listed = ", ".join(f"{int.from_bytes(theirs, 'little'):016x}" for theirs in everybody)
+        raise ExchangeError(
+            f"after step {t} {who} differ (digests {listed}): memory or software is at fault there; start the run "
+            "again to rebuild all workers from the journal"
+        )
+
+    def save(self, t: int, state: Callable[[], Mapping[str, torch.Tensor]], rounds: int) -> None:
+        if self.speaks:
+            snapshot.save(self.folder, t, state(), self._run, self.config.output.keep, rounds)
+
+    def write(self, line: dict[str, Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.write(line)
+
+    def time(self, t: int, **figures: Any) -> None:
+        if self._timings is not None:
+            self._timings.write(t, **figures, **self._traffic(), records_sent=self._rounds.sent)
+
+    def _traffic(self) -> dict[str, int]:
+        return {"sent": self.exchange.sent, "received": self.exchange.received}
+
+    def leave(self) -> None:
+        self.exchange.all_gather(b"")  # a launcher may end the other workers as soon as one has left
+
+    def finish(self, plot: bool) -> None:
+        if self.speaks and plot:
+            self.say("drawing the plot")
+            draw(self.folder)
+
+    def close(self) -> None:
+        for opened in (self._journal, self._metrics, self._timings, self._scalars):
+            if opened is not None:
+                opened.close()
