@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # Forked from a server that has imported everything: a worker starts in milliseconds and is still a process of its own.
 CONTEXT = multiprocessing.get_context("forkserver")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as zodist.threads sets it for the command line
 CONTEXT.set_forkserver_preload(["warm", "transformers.models.llama.modeling_llama"])
 
 CONFIG = """

@@ -103,6 +103,7 @@ def test_a_worker_killed_in_the_middle_of_a_probe_costs_one_deadline(long, long_
     assert "offered again" in long.log("supervisor")
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_not_waited_for_and_goes_on_where_the_run_is(long, long_reference):
     long.supervise()
     long.work(2, prepare=slow, args=(0.01,))
@@ -114,6 +115,7 @@ def test_a_stopped_worker_is_not_waited_for_and_goes_on_where_the_run_is(long, l
     assert long.ended(0) == 0 and long.ended(1) == 0, long.words()
 
 
+@pytest.mark.slow
 def test_workers_outlive_the_supervisor(long, long_reference):
     """It is killed twice; the journal is all that the next one knows."""
     long.supervise()
@@ -126,6 +128,7 @@ def test_workers_outlive_the_supervisor(long, long_reference):
     assert long.ended(0) == 0 and long.ended(1) == 0, long.words()
 
 
+@pytest.mark.slow
 def test_workers_join_and_leave_in_the_middle(long, long_reference):
     """One starts; two join, of which one has nothing but the address; the first leaves; another comes."""
     long.supervise()
@@ -142,6 +145,7 @@ def test_workers_join_and_leave_in_the_middle(long, long_reference):
     assert not (long.folder / "elsewhere").exists()  # files lie where the journal is
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_supervisor_stops_all_workers_and_the_run_goes_on_later(long, long_reference):
     long.supervise()
     long.work(2, prepare=slow, args=(0.01,))
@@ -175,6 +179,7 @@ def test_a_worker_whose_supervisor_is_gone_gives_up_in_the_end(fleet):
     assert "WorkerLost: no supervisor answers at 127.0.0.1" in fleet.log("worker-0")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_loses_nothing(long, long_reference):
     """The journal may not grow beyond a limit; with more room the run goes on with the same workers."""
     long.supervise(limit=4000)
@@ -204,6 +209,7 @@ def flip(step: int) -> None:
     Replica.advance = failing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [3, 2], ids=["majority", "no majority"])
 def test_a_flipped_bit_is_found_and_its_worker_rebuilds_itself(long, long_reference, workers):
     """Digests at every step: no loss of the wrong weights reaches the journal."""
@@ -223,6 +229,7 @@ def slow_and_flip(seconds: float, step: int) -> None:
     slow(seconds)
 
 
+@pytest.mark.slow
 def test_a_joiner_with_a_snapshot_replays_only_what_came_after_it(long, long_reference):
     """The base is much slower to replay from than the snapshot is to load, or so the joiner finds."""
     long.supervise()
@@ -249,6 +256,7 @@ def slow_replay(seconds: float) -> None:
     Replayed.__call__ = slowly  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_the_metrics_of_a_long_run_are_those_of_a_local_one(long, reference, tmp_path):
     """Also over a restart of the supervisor; digests and evaluations in their places."""
     local = tmp_path / "local"

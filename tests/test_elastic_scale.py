@@ -64,6 +64,8 @@ def test_what_a_finished_collection_leaves_in_the_store_is_its_result(tmp_path, 
     with running(tmp_path) as run:
         worker, stranger = run.ready(), run.stranger()
         for n in range(40):
-            assert worker.collect(f"evaluation/{n}/test", 5, 8, lambda item: bytes([item] * 8))[3] == b"\3" * 8
+            assert (
+                worker.collect(f"evaluation/{n}/test", 5, 8, lambda item: bytes([item] * 8))[3] == b"\3" * 8
+            )
         wait_for(lambda: stranger.num_keys() < 40 + 15)
         worker.close()

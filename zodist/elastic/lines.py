@@ -69,7 +69,7 @@ class LineWriter:
 
     def progress(self, steps: int, workers: int, offered_again: int, refused: int) -> None:
         """Now and then, how it goes."""
-        if steps < self._last + _EVERY and steps != self._config.run.steps:
+        if steps == self._last or steps < self._last + _EVERY and steps != self._config.run.steps:
             return
         self._open()
         self._last = steps

@@ -133,8 +133,9 @@ def workers(found: Crew) -> bytes:
         )
     axes.set(xlabel=AXES["seconds"], ylabel="workers")
     axes.set_ylim(bottom=0, top=1.15 * max(found.workers))
+    axes.set_xlim(left=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes)
+    _legend(axes, below=True)
     return _svg(figure)
 
 
@@ -152,24 +153,26 @@ def distribution(found: Slopes) -> bytes:
         x = np.linspace(-reach, reach, 121)
         law = np.exp(-0.5 * ((x - values.mean()) / spread) ** 2) / (spread * math.sqrt(2 * math.pi))
         axes.plot(x, law * len(values) * (edges[1] - edges[0]), color="0.25", linewidth=1, label="normal law")
-    unit = "nats per weight unit" if found.scaled else "loss difference (nats)"
-    axes.set(xlabel=f"slope, {unit}; the outermost bars hold all beyond", ylabel="count")
+    axes.set(
+        xlabel="slope (nats per weight unit)" if found.scaled else "loss difference (nats)", ylabel="count"
+    )
     _legend(axes)
     return _svg(figure)
 
 
 def noise(found: Slopes) -> bytes | None:
-    """Signal to noise by step where there are several lanes, else the slopes' mean in units of what chance gives."""
+    """Signal to noise where there are several lanes, else the slopes' mean in units of what chance gives."""
     ratio = signal_to_noise(found)
     figure = _figure(2.4)
     axes = figure.subplots()
     if ratio is not None:
-        usable = np.isfinite(ratio)
-        steps, ratio = found.steps[usable], ratio[usable]
-        if not len(steps):
+        steps, values, n = ratio
+        usable = np.isfinite(values)
+        if not usable.any():
             return None
-        axes.plot(steps, ratio, ".", color=COLORS[0], markersize=3, alpha=0.5, label="a step")
-        _line(axes, steps, running_mean(list(ratio), 0.95), color=COLORS[0], label="running mean")
+        axes.plot(
+            steps[usable], values[usable], ".-", color=COLORS[0], linewidth=0.8, label=f"of {n} directions"
+        )
         axes.axhline(1.0, color="0.5", linewidth=0.8, linestyle="--")
         axes.set(xlabel="steps", ylabel="signal to noise")
         axes.set_ylim(bottom=0)
@@ -228,8 +231,13 @@ def _leave_out_exploded(axes: Axes, runs: Sequence[Run]) -> None:
         axes.set_title("losses far above the start are cut off", fontsize=8)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, *, below: bool = False) -> None:
+    """Names of what is drawn, each once, where they hide least or below the axes."""
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    if once:
+    if below:
+        axes.figure.legend(
+            once.values(), once.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+        )
+    elif once:
         axes.legend(once.values(), once.keys(), fontsize=8, frameon=False, loc="best")

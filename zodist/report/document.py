@@ -161,7 +161,7 @@ def _slopes(run: Run, told: dict[str, Any]) -> list[str]:
         "<h3>Slopes</h3>",
         facts(slope_words(told["slopes"])),
         f'<div class="pictures">{"".join(drawn)}</div>',
-        f"<p>{escape(words)}</p>",
+        f"<p>The outermost bars hold all slopes beyond. {escape(words)}</p>",
     ]
 
 
@@ -178,8 +178,6 @@ def _diagnosis(run: Run) -> list[str]:
         order = f"zodist diagnose {run.folder} --json > {run.folder / DIAGNOSIS}"
         return [*parts, f"<p>Not measured. <code>{escape(order)}</code> measures it by backpropagation.</p>"]
     told = {name: _value(value) for name, value in run.diagnosis.items() if name not in ("run", "method")}
-    if run.diagnosis["step"] != run.count:
-        parts.append(f"<p>Measured after step {run.diagnosis['step']} of {run.count}.</p>")
     return [*parts, facts(told)]
 
 

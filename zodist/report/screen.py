@@ -45,7 +45,7 @@ def show(runs: Sequence[Run], console: Console) -> None:
         whole = sum(one["phases"].values()) or 1.0
         for name, spent in one["phases"].items():
             table_rows[f"phase {name}"] = f"{duration(spent)}, {spent / whole:.0%}"
-        table_rows["gradient"] = _diagnosed(run)
+        table_rows["diagnosis"] = _diagnosed(run)
         for head, text in table_rows.items():
             table.add_row(escape(head), escape(text))
         for text in run.missing:
@@ -69,7 +69,8 @@ def _lines(run: Run) -> dict[str, str]:
     if run.workers:
         told["workers"] = f"{run.workers}, {went.sessions} session{'s' * (went.sessions > 1)}"
     for happening in went.happenings[:SHOWN_HAPPENINGS]:
-        told[f"step {happening.step}, {duration(happening.seconds)}"] = happening.text
+        place = f"step {happening.step}, {duration(happening.seconds)}"
+        told[place] = f"{told[place]}; {happening.text}" if place in told else happening.text
     left = len(went.happenings) - SHOWN_HAPPENINGS
     return told if left <= 0 else {**told, "and": f"{left} more, on the page"}
 
@@ -85,9 +86,8 @@ def _diagnosed(run: Run) -> str:
 
 def bars(values: Sequence[float]) -> str:
     """A line of numbers as a row of bars, the ends of their range named."""
-    picked = [
-        values[round(i * (len(values) - 1) / max(1, WIDTH - 1))] for i in range(min(WIDTH, len(values)))
-    ]
+    count = min(WIDTH, len(values))
+    picked = [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
     finite = [value for value in picked if math.isfinite(value)]
     if not finite:
         return "no finite value"

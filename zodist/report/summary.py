@@ -13,6 +13,8 @@ from zodist.report.picture import running_mean
 from zodist.report.recorded import Run
 from zodist.report.slopes import common_part, kurtosis, signal_to_noise, slopes
 
+SPACE = "\N{NO-BREAK SPACE}"
+
 
 def figures(run: Run) -> dict[str, Any]:
     """The figures of a run, JSON-able; None where the folder does not tell.
@@ -63,7 +65,7 @@ def _slopes(run: Run) -> dict[str, Any] | None:
         return None
     values, ratio = found.finite, signal_to_noise(found)
     over, errors = (part[np.isfinite(part)] for part in common_part(found)[1:3])
-    usable = ratio[np.isfinite(ratio)] if ratio is not None else np.zeros(0)
+    usable = ratio[1][np.isfinite(ratio[1])] if ratio is not None else np.zeros(0)
     return {
         "unit": "nats per weight unit" if found.scaled else "nats",
         "count": len(values),
@@ -97,8 +99,8 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.3g}{SPACE}s"
+    return f"{seconds / 60:.1f}{SPACE}min" if seconds < 6000 else f"{seconds / 3600:.1f}{SPACE}h"
 
 
 def row(found: Mapping[str, Any]) -> dict[str, str]:
@@ -131,7 +133,7 @@ def slope_words(found: Mapping[str, Any]) -> dict[str, str]:
             f"{found['excess_kurtosis']:.2f} (0: a normal law; above: few slopes do most of the work)"
         )
     if found["signal_to_noise"] is not None:
-        said["signal to noise of a step"] = f"{found['signal_to_noise']:.3g} (median over steps)"
+        said["signal to noise"] = f"{found['signal_to_noise']:.3g} (median over windows of steps)"
     if found["mean_over_spread"] is not None:
         over, errors, n = found["mean_over_spread"], found["mean_over_error"], found["window"]
         said["mean / spread"] = (
@@ -141,9 +143,10 @@ def slope_words(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 SIGNAL = (
-    "Signal to noise of step t: every direction n was measured on L = {lanes} batches, with mean m_n and variance v_n. "
-    "SNR_t = sqrt(max(0, mean(m_n²) − mean(v_n) / L) / (mean(v_n) / L)): the spread of slopes that the gradient makes, "
-    "over what the choice of examples adds. At 1 half of the variance of a direction's slope is noise."
+    "Signal to noise: every direction n was measured on L = {lanes} batches, with mean m_n and variance v_n over them. "
+    "SNR = sqrt(max(0, mean(m_n²) − mean(v_n) / L) / (mean(v_n) / L)), means over the directions of a window of steps: the "
+    "slopes that the gradient makes, over what the choice of examples adds. At 1 half of the variance of a direction's "
+    "mean slope is noise."
 )
 CHANCE = (
     "With one data lane no direction is measured on two batches, so the noise of the batches cannot be told from the "
