@@ -46,7 +46,9 @@ def _print(value: Any) -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="TOML file: one file is one run.  Or a supervisor's HOST:PORT.")],
+    config: Annotated[
+        Path, typer.Argument(help="TOML file: one file is one run.  Or a supervisor's HOST:PORT.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as rule.lr=1e-4.")
     ] = None,
