@@ -42,7 +42,7 @@ def reference(kind: int, words: np.ndarray, left: np.ndarray, right: np.ndarray)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_has_the_bits_of_the_documented_order(kind, shape, rank):
-    left, right = thin(*shape, rank)
+    left, right = thin(shape[0], shape[1], rank)
     words = weights(kind, shape[0] * shape[1])
     want = reference(kind, words, left, right)
     low_rank.descend_serial(kind, words, 0, left, right, PARAM, DECAY, ROUNDING)
@@ -52,7 +52,7 @@ def test_a_step_has_the_bits_of_the_documented_order(kind, shape, rank):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shard_has_the_bits_of_the_whole(shape):
     """Cut anywhere: within a tile, a row, or a group of rows."""
-    left, right = thin(*shape, 5)
+    left, right = thin(shape[0], shape[1], 5)
     words = weights(BFLOAT16, shape[0] * shape[1])
     whole, cuts = words.copy(), sorted({0, 1, 777, len(words) // 2, len(words) - 3, len(words)})
     low_rank.descend_serial(BFLOAT16, whole, 0, left, right, PARAM, DECAY, ROUNDING)

@@ -106,7 +106,8 @@ def _check_moments(on: Stage, variant: dict[str, Any], *, bowl: bool) -> None:
 
         taken = on.take(len(seen), lambda round, probes, loss=loss: on.measure(loss, probes))
         points += taken.points
-        seen = np.vstack([seen, [x @ taken.estimate, taken.estimate @ taken.estimate, *declared]])
+        own = np.array([x @ taken.estimate, taken.estimate @ taken.estimate, *declared])
+        seen = np.concatenate([seen, own[None]])
         if bowl:
             along, _, wanted, square = seen.sum(axis=0)
             x = x - taken.estimate * declared[0] / declared[1] * wanted / along if along > 0.0 else x
