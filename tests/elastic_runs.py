@@ -53,6 +53,27 @@ def _supervise(config: Path, overrides: tuple[str, ...], port: int, log: Path, l
         os._exit(2)
 
 
+def _gate(folder: Path) -> None:
+    """Let this process begin no step from the one on that the file ``gate`` names, and say so while it waits."""
+    from zodist.step import Live
+
+    call, gate, waits = Live.__call__, folder / "gate", folder / f"waits-{os.getpid()}"
+
+    def closed(step: int) -> bool:
+        with suppress(FileNotFoundError):
+            return step >= int(gate.read_text())
+        return False
+
+    def gated(self, step, round, lr, probes, lanes):
+        while closed(step):
+            waits.write_text(str(step))
+            time.sleep(0.01)
+        waits.unlink(missing_ok=True)
+        return call(self, step, round, lr, probes, lanes)
+
+    Live.__call__ = gated  # type: ignore[method-assign]
+
+
 def _work(
     config: Path | str,
     overrides: tuple[str, ...],
@@ -61,6 +82,7 @@ def _work(
     args: tuple,
 ) -> None:
     _quiet(log)
+    _gate(log.parent)
     if prepare is not None:
         prepare(*args)
     from zodist import stopping
@@ -119,6 +141,20 @@ class Fleet:
         process = CONTEXT.Process(target=_work, args=(config, overrides, log, prepare, args), daemon=True)
         process.start()
         self.workers.append(process)
+
+    def hold(self, step: int, workers: int = 0) -> None:
+        """No worker begins this step or a later one before the gate is moved; waits until so many stand there."""
+        new = self.folder / "gate.new"
+        new.write_text(str(step))
+        new.replace(self.folder / "gate")
+        if workers:
+            wait_for(
+                lambda: sum(p.read_text() == str(step) for p in self.folder.glob("waits-*")) >= workers, 60
+            )
+
+    def release(self) -> None:
+        """Open the gate."""
+        (self.folder / "gate").unlink()
 
     def ended(self, worker: int, seconds: float = 30.0) -> int | None:
         """The exit status of a worker that is about to end."""

@@ -95,9 +95,8 @@ def test_a_worker_killed_in_the_middle_of_a_probe_costs_one_deadline(long, long_
     long.supervise()
     mark = long.folder / "mark"
     long.work(prepare=slow, args=(1000.0, 30, str(mark)))
-    long.until(10)
-    long.work(prepare=slow, args=(0.01,))
-    wait_for(mark.exists)
+    wait_for(mark.exists, 60)
+    long.work()
     long.kill(0)
     assert_same(long, long_reference)
     assert "offered again" in long.log("supervisor")
@@ -132,15 +131,20 @@ def test_workers_outlive_the_supervisor(long, long_reference):
 def test_workers_join_and_leave_in_the_middle(long, long_reference):
     """One starts; two join, of which one has nothing but the address; the first leaves; another comes."""
     long.supervise()
-    long.work(prepare=slow, args=(0.02,))
-    long.until(5)
-    long.work(prepare=slow, args=(0.02,))
-    long.join(f"run.folder={long.folder / 'elsewhere'}")
-    wait_for(lambda: "joining after" in long.log("worker-1") and "joining after" in long.log("worker-2"))
-    long.signal(0, signal.SIGTERM)
-    wait_for(lambda: not long.workers[0].is_alive())
-    assert "Stopped: stopped after" in long.log("worker-0")
+    long.hold(10)
     long.work()
+    long.hold(10, workers=1)
+    long.work()
+    long.join(f"run.folder={long.folder / 'elsewhere'}")
+    long.hold(10, workers=3)
+    assert "joining after" in long.log("worker-1") and "joining after" in long.log("worker-2")
+    long.signal(0, signal.SIGTERM)
+    long.hold(40, workers=2)
+    wait_for(lambda: not long.workers[0].is_alive(), 60)
+    assert "Stopped: stopped after 11" in long.log("worker-0")
+    long.work()
+    long.hold(40, workers=3)
+    long.release()
     assert_same(long, long_reference)
     assert not (long.folder / "elsewhere").exists()  # files lie where the journal is
 
@@ -148,9 +152,11 @@ def test_workers_join_and_leave_in_the_middle(long, long_reference):
 @pytest.mark.slow
 def test_sigterm_to_the_supervisor_stops_all_workers_and_the_run_goes_on_later(long, long_reference):
     long.supervise()
-    long.work(2, prepare=slow, args=(0.01,))
-    long.until(20)
+    long.hold(20)
+    long.work(2)
+    long.hold(20, workers=2)
     os.kill(long.supervisors[-1].pid, signal.SIGTERM)
+    long.release()
     long.supervisors[-1].join(30)
     assert "stopped after" in long.log("supervisor")
     assert long.ended(0) == 2 and "Stopped" in long.log("worker-0")  # status 75 is the command line's matter
@@ -215,8 +221,12 @@ def test_a_flipped_bit_is_found_and_its_worker_rebuilds_itself(long, long_refere
     """Digests at every step: no loss of the wrong weights reaches the journal."""
     every = "exchange.digest_every=1"
     long.supervise()
-    for worker in range(workers):
-        long.work(1, every, prepare=slow_and_flip, args=(0.02, 30 if worker == 0 else -1))
+    long.hold(1)
+    for worker in range(workers):  # the odd one is slower, so that others have their say in every round
+        args = (0.2, 30) if worker == 0 else (0.02, -1)
+        long.work(1, every, prepare=slow_and_flip, args=args)
+    long.hold(28, workers)
+    long.release()
     assert_same(long, long_reference)
     assert "the weights of this worker differ from those of the others after step 30" in long.log("worker-0")
     others = [long.log(f"worker-{n}").count("differ") for n in range(1, workers)]
@@ -233,9 +243,12 @@ def slow_and_flip(seconds: float, step: int) -> None:
 def test_a_joiner_with_a_snapshot_replays_only_what_came_after_it(long, long_reference):
     """The base is much slower to replay from than the snapshot is to load, or so the joiner finds."""
     long.supervise()
-    first = long.work(prepare=slow, args=(0.01,))
-    long.until(30)
+    long.hold(30)
+    first = long.work()
+    long.hold(30, workers=1)
     long.work(prepare=slow_replay, args=(0.05,))
+    long.hold(30, workers=2)
+    long.release()
     assert_same(long, long_reference)
     said = [line for line in long.log("worker-1").splitlines() if line.startswith("joining")]
     assert said and int(said[0].split("steps: ")[1].split()[0]) >= 10, long.words()
