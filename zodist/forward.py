@@ -147,7 +147,7 @@ class Evaluator:
 
     def logits(self, points: Sequence[Combination], batch: Batch) -> torch.Tensor:
         """The logits that enter the loss: [points, rows, keep, columns]; no points: one, the weights themselves."""
-        return torch.stack(list(self._run(points, batch, max(1, len(points)))))
+        return torch.stack(list(self._run(points, batch, self._pack(batch), max(1, len(points)))))
 
     def _pack(self, batch: Batch) -> Packed | None:
         found = pack_of(batch) if batch.input_ids.shape[1] <= self._longest else None
@@ -155,10 +155,14 @@ class Evaluator:
         return None if found is None or len(found.ids) in self._heads else found
 
     def _run(
-        self, points: Sequence[Combination], batch: Batch, copies: int, shares: torch.Tensor | None = None
+        self,
+        points: Sequence[Combination],
+        batch: Batch,
+        pack: Packed | None,
+        copies: int,
+        shares: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """The logits of each copy of the batch, [rows, keep, columns]."""
-        pack = self._pack(batch)
+        """The logits of each copy of the batch, [rows, keep, columns].  pack: the batch without padding, if it is packed."""
         rows = PaddedRows(batch, copies) if pack is None else PackedRows([batch], [pack], copies)
         inputs = {
             name: self.frame.know(x) if name == "input_ids" else x.to(self.device, non_blocking=True)
@@ -192,20 +196,20 @@ class Evaluator:
         """
         total, examples = np.zeros(max(1, len(points)), np.float64), 0
         for batch in batches:
-            fit = self._fit(batch)
+            pack = self._pack(batch)
+            fit = self._fit(batch, pack)
             for first in range(0, len(total), fit):
                 some = points if fit >= len(total) else points[first : first + fit]
-                logits = self._run(some, batch, max(1, len(some)))
+                logits = self._run(some, batch, pack, max(1, len(some)))
                 sums = torch.stack([batch.losses(at).double().sum() for at in logits])
                 total[first : first + fit] += sums.cpu().numpy()
             examples += batch.examples
         return total / examples
 
-    def _fit(self, batch: Batch) -> int:
+    def _fit(self, batch: Batch, pack: Packed | None) -> int:
         """How many copies of a batch one forward may have."""
         if self._tokens == math.inf:
             return 1 << 20
-        pack = self._pack(batch)
         return max(1, int(self._tokens / (batch.input_ids.numel() if pack is None else len(pack.ids))))
 
     def single_losses(self, probe: Probe, batches: Iterable[Batch]) -> np.ndarray:
@@ -216,12 +220,12 @@ class Evaluator:
         size, passes = probe.examples, len(probe.points) // probe.examples
         differences, means, at = np.empty((passes, size)), [], 0
         for batch in batches:
-            rows = batch.examples
+            rows, pack = batch.examples, self._pack(batch)
             if at + rows > size:
                 raise ModelError(
                     f"{size} directions for {at + rows} examples: set the method's examples to batch.size"
                 )
-            if len(batch.input_ids) != rows and self._pack(batch) is None:
+            if len(batch.input_ids) != rows and pack is None:
                 raise ModelError(
                     f"{len(batch.input_ids)} rows for {rows} examples: directions for single examples need one row each, "
                     "or packed batches; use label words of one token, or set batch.packed = true"
@@ -229,7 +233,7 @@ class Evaluator:
             own = [probe.points[k * size + at + row] for k in range(passes) for row in range(rows)]
             shares = torch.ones(rows * (2 * passes if probe.paired else passes + 1))
             shares[len(own) :] = -1.0 if probe.paired else 0.0
-            found, fit = [], self._fit(batch) * rows
+            found, fit = [], self._fit(batch, pack) * rows
             for first in range(0, len(shares), fit):
                 part = shares[first : first + fit].to(self.device, non_blocking=True)
                 some = (
@@ -237,7 +241,7 @@ class Evaluator:
                     if len(part) == len(shares)
                     else [own[j % len(own)] for j in range(first, first + len(part))]
                 )
-                logits = self._run(some, batch, len(part) // rows, part)
+                logits = self._run(some, batch, pack, len(part) // rows, part)
                 found.append(torch.stack([batch.losses(at).double() for at in logits]))
             losses = torch.cat(found).cpu().numpy()
             differences[:, at : at + rows] = losses[:passes] - losses[passes:]
