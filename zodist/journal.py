@@ -29,7 +29,20 @@ from zodist.journal_format import (
     run_id,
 )
 
-__all__ = ["Contents", "Entry", "Journal", "difference", "make_folder", "read", "run_id", "sync_folder"]
+JOURNAL, CONFIG = "journal.jsonl", "config.toml"  # of a run folder
+
+__all__ = [
+    "CONFIG",
+    "JOURNAL",
+    "Contents",
+    "Entry",
+    "Journal",
+    "difference",
+    "make_folder",
+    "read",
+    "run_id",
+    "sync_folder",
+]
 
 
 def read(path: str | Path) -> Contents:

@@ -17,6 +17,8 @@ from typing import Any
 
 from zodist.errors import JournalError
 
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"  # of a run folder
+
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The complete JSON lines of a file, in order; none if there is no file.  A torn last line is left out."""

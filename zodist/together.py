@@ -18,14 +18,12 @@ from zodist.config import Config
 from zodist.crew import Begun, Make, Measure
 from zodist.errors import ExchangeError, JournalError
 from zodist.exchange import Exchange, share
-from zodist.journal import Journal, make_folder
+from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
 from zodist.journal_format import Entry
-from zodist.metrics import Metrics, Timings, write_whole
+from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
 from zodist.report import plot as draw
 from zodist.scalars import Scalars, require
 from zodist.step import Asked, Replayed, Replica
-
-JOURNAL, CONFIG, METRICS, TIMINGS = "journal.jsonl", "config.toml", "metrics.jsonl", "timings.jsonl"
 
 
 def collect(exchange: Exchange, count: int, size: int, make: Make) -> list[bytes]:

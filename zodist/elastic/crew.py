@@ -17,10 +17,9 @@ from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.secret import read_secret
 from zodist.elastic.worker import Worker
 from zodist.errors import SnapshotError
+from zodist.journal import JOURNAL
 from zodist.journal_format import Entry
 from zodist.step import Asked, Replica
-
-JOURNAL = "journal.jsonl"
 
 
 class Elastic:

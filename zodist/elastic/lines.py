@@ -15,9 +15,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from zodist.config import Config
 from zodist.elastic.frames import Refused, Seal
 from zodist.elastic.votes import Votes
-from zodist.metrics import Metrics, Timings, read_lines
+from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, read_lines
 
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 _EVERY = 10  # steps between lines of timings.jsonl
 
 

@@ -30,11 +30,10 @@ from zodist.elastic.pace import Pace
 from zodist.elastic.secret import read_secret
 from zodist.elastic.votes import Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
-from zodist.journal import Journal, make_folder
+from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
 from zodist.journal_format import Entry, is_torn_header
 from zodist.metrics import write_whole
 
-JOURNAL, CONFIG = "journal.jsonl", "config.toml"
 _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")
 _IDLE_S = 0.2
 _GAP_S = 1.0
