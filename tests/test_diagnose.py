@@ -13,7 +13,7 @@ from runs import Place, finish, make_place
 from zodist import params
 from zodist.assemble import load
 from zodist.config import load as load_config
-from zodist.diagnose import diagnose, gradients
+from zodist.diagnose import Gradients, diagnose, gradients
 from zodist.errors import TaskError
 from zodist.methods import METHODS, Method
 from zodist.params import Param, address
@@ -50,6 +50,17 @@ def test_the_gradient_is_that_of_the_mean_loss_and_its_noise_that_between_exampl
     want = float(np.square(of_batches - got).sum()) / 2 * 4
     assert found.noise == pytest.approx(want, rel=1e-3)
     assert found.square == pytest.approx(float(got @ got) - want / 12, rel=1e-3)
+
+
+def test_a_block_is_worth_its_share_of_signal_over_its_share_of_noise():
+    names = ["layers.0.up.weight", "layers.11.up.weight", "norm.weight"]
+    found = Gradients(
+        {}, dict(zip(names, [1.0, 3.0, 4.0], strict=True)), dict(zip(names, [9.0, 3.0, 0.0], strict=True))
+    )
+    assert found.gains() == {
+        "layers.*.up.weight": pytest.approx(4 / 16 * 20 / 8),
+        "norm.weight": pytest.approx(1 * 20 / 8),
+    }
 
 
 def test_a_run_is_rebuilt_and_its_method_speaks(place):
