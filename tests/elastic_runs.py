@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from runs import CONTEXT, Place, wait_for
+from runs import CONTEXT, PATIENCE_S, Place, wait_for
 
 
 def free_port() -> int:
@@ -28,8 +28,19 @@ def _quiet(log: Path) -> None:
     faulthandler.register(signal.SIGUSR2, file=descriptor)
 
 
-def _supervise(config: Path, overrides: tuple[str, ...], port: int, log: Path, limit: int) -> None:
+def _supervise(
+    config: Path,
+    overrides: tuple[str, ...],
+    bind: str,
+    port: int,
+    log: Path,
+    limit: int,
+    prepare: Callable[..., None] | None,
+    args: tuple,
+) -> None:
     _quiet(log)
+    if prepare is not None:
+        prepare(*args)
     from zodist import stopping
     from zodist.config import load
     from zodist.elastic.supervisor import supervise
@@ -47,7 +58,7 @@ def _supervise(config: Path, overrides: tuple[str, ...], port: int, log: Path, l
             file.write(text + "\n")
 
     try:
-        supervise(load(config, overrides), "127.0.0.1", port, say)
+        supervise(load(config, overrides), bind, port, say)
     except ZodistError as found:
         say(f"zodist: {found}")
         os._exit(2)
@@ -104,7 +115,7 @@ class Fleet:
     """One elastic run: a supervisor that may be restarted, and any number of workers."""
 
     def __init__(self, place: Place, folder: Path, *overrides: str) -> None:
-        self.place, self.folder, self.port = place, folder, free_port()
+        self.place, self.folder, self.host, self.port = place, folder, "127.0.0.1", free_port()
         self.overrides = (f"run.folder={folder / 'run'}", "exchange.digest_every=5", *overrides)
         self.supervisors: list = []
         self.workers: list = []
@@ -113,12 +124,13 @@ class Fleet:
     def run(self) -> Path:
         return self.folder / "run"
 
-    def supervise(self, limit: int = 0) -> None:
-        """Start the supervisor, on the same port each time.  limit: bytes that a file may have."""
+    def supervise(
+        self, limit: int = 0, *, prepare: Callable[..., None] | None = None, args: tuple = ()
+    ) -> None:
+        """Start the supervisor, on the same port each time.  limit: bytes that a file may have; prepare: called first."""
         log = self.folder / "supervisor.log"
-        process = CONTEXT.Process(
-            target=_supervise, args=(self.place.config, self.overrides, self.port, log, limit), daemon=True
-        )
+        where = (self.place.config, self.overrides, self.host, self.port, log)
+        process = CONTEXT.Process(target=_supervise, args=(*where, limit, prepare, args), daemon=True)
         process.start()
         self.supervisors.append(process)
 
@@ -126,14 +138,14 @@ class Fleet:
         self, count: int = 1, *overrides: str, prepare: Callable[..., None] | None = None, args: tuple = ()
     ) -> int:
         """Start workers; returns the place of the last one in ``workers``.  prepare: called there first."""
-        store = ("exchange.kind=store", f"exchange.address=127.0.0.1:{self.port}")
+        store = ("exchange.kind=store", f"exchange.address={self.host}:{self.port}")
         for _ in range(count):
             self._start(self.place.config, (*self.overrides, *store, *overrides), prepare, args)
         return len(self.workers) - 1
 
     def join(self, *overrides: str) -> int:
         """Start a worker that has nothing but the address; returns its place in ``workers``."""
-        self._start(f"127.0.0.1:{self.port}", overrides, None, ())
+        self._start(f"{self.host}:{self.port}", overrides, None, ())
         return len(self.workers) - 1
 
     def _start(self, config: Path | str, overrides: tuple[str, ...], prepare: object, args: tuple) -> None:
@@ -148,15 +160,23 @@ class Fleet:
         new.write_text(str(step))
         new.replace(self.folder / "gate")
         if workers:
-            wait_for(
-                lambda: sum(p.read_text() == str(step) for p in self.folder.glob("waits-*")) >= workers, 60
-            )
+            try:
+                wait_for(lambda: self._waiting(step) >= workers, PATIENCE_S)
+            except AssertionError as error:
+                raise AssertionError(self.words()) from error
+
+    def _waiting(self, step: int) -> int:
+        count = 0
+        for note in self.folder.glob("waits-*"):
+            with suppress(FileNotFoundError):  # it has just gone on
+                count += note.read_text() == str(step)
+        return count
 
     def release(self) -> None:
         """Open the gate."""
         (self.folder / "gate").unlink()
 
-    def ended(self, worker: int, seconds: float = 30.0) -> int | None:
+    def ended(self, worker: int, seconds: float = PATIENCE_S) -> int | None:
         """The exit status of a worker that is about to end."""
         self.workers[worker].join(seconds)
         return self.workers[worker].exitcode
@@ -179,14 +199,14 @@ class Fleet:
         journal = self.run / "journal.jsonl"
         return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
 
-    def until(self, rounds: int, seconds: float = 60.0) -> None:
+    def until(self, rounds: int, seconds: float = PATIENCE_S) -> None:
         """Wait until so many rounds are on disk."""
         try:
             wait_for(lambda: self.rounds() >= rounds, seconds)
         except AssertionError as error:
             raise AssertionError(self.words()) from error
 
-    def finish(self, seconds: float = 90.0) -> None:
+    def finish(self, seconds: float = PATIENCE_S) -> None:
         """Wait until the supervisor has seen the last step; fails with everybody's words."""
         self.supervisors[-1].join(seconds)
         assert self.supervisors[-1].exitcode == 0, self.words()

@@ -9,13 +9,24 @@ import torch
 import torch.nn.functional as F
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
+    FalconConfig,
+    Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    MixtralConfig,
     OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from zodist.tasks import Batch
@@ -48,12 +59,30 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=24, n_layer=2, n_head=4, n_positions=64),
 }
+_plain = {key: value for key, value in _rope.items() if key not in ("head_dim", "num_key_value_heads")}
+MORE: dict[str, PretrainedConfig] = {
+    "mistral": MistralConfig(**_rope, sliding_window=16),
+    "gemma": GemmaConfig(**_rope),
+    "gemma2": Gemma2Config(**_rope, sliding_window=16),
+    "phi": PhiConfig(**{**_plain, "hidden_size": 32}, qk_layernorm=True),
+    "phi3": Phi3Config(**{**_plain, "hidden_size": 32}, pad_token_id=0),
+    "gpt-neox": GPTNeoXConfig(**{**_plain, "hidden_size": 32}),
+    "cohere": CohereConfig(**_plain),
+    "falcon": FalconConfig(**_plain),
+    "mixtral": MixtralConfig(**_rope, num_local_experts=4),
+    "qwen3-moe": Qwen3MoeConfig(**_rope, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+    "mamba": MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=24, num_hidden_layers=2, state_size=4, pad_token_id=0
+    ),
+}
+EAGER = ("gemma2", "mamba")
 
 
 def tiny(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """A random model in eval mode; every weight, biases and norms too, is away from its initial constant."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="sdpa")
+    config, attention = (CONFIGS | MORE)[family], "eager" if family in EAGER else "sdpa"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)

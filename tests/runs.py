@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 # Forked from a server that has imported everything: a worker starts in milliseconds and is still a process of its own.
 CONTEXT = multiprocessing.get_context("forkserver")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as zodist.threads sets it for the command line
+PATIENCE_S = 240.0  # until a test gives up: a process takes seconds to start, on a busy machine many
 CONTEXT.set_forkserver_preload(["warm", "transformers.models.llama.modeling_llama"])
 
 CONFIG = """
@@ -152,6 +153,21 @@ def _flip_a_bit_after(step: int) -> None:
     Replica.advance = failing
 
 
+def _die_after(step: int) -> None:
+    """Kill this process when it has done a step."""
+    from zodist.step import Replica
+
+    advance = Replica.advance
+
+    def dying(self, answer):
+        outcome = advance(self, answer)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+    Replica.advance = dying
+
+
 def _work(
     config: Path,
     overrides: tuple[str, ...],
@@ -160,10 +176,13 @@ def _work(
     port: int,
     error: Path,
     flip: int = -1,
+    die: int = -1,
 ) -> None:
-    """One worker process; flip: the step after which a bit of its weights flips."""
+    """One worker process; flip: the step after which a bit of its weights flips; die: after which it is killed."""
     if flip >= 0:
         _flip_a_bit_after(flip)
+    if die >= 0:
+        _die_after(die)
     names = {"RANK": worker, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "LOCAL_RANK": worker}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
@@ -185,7 +204,7 @@ class Launched:
     processes: list
     errors: list[Path]
 
-    def wait(self, seconds: float = 120.0) -> list[int | None]:
+    def wait(self, seconds: float = PATIENCE_S) -> list[int | None]:
         """Exit codes, in worker order."""
         for process in self.processes:
             process.join(seconds)
@@ -204,8 +223,14 @@ class Launched:
         return self.errors[worker].read_text() if self.errors[worker].exists() else ""
 
 
-def launch(place: Place, workers: int = 1, *overrides: str, flip: tuple[int, int] = (-1, -1)) -> Launched:
-    """Start workers on a place's config; flip: (worker, step) of a failing memory."""
+def launch(
+    place: Place,
+    workers: int = 1,
+    *overrides: str,
+    flip: tuple[int, int] = (-1, -1),
+    die: tuple[int, int] = (-1, -1),
+) -> Launched:
+    """Start workers on a place's config; flip: (worker, step) of a failing memory; die: of a death."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -213,7 +238,10 @@ def launch(place: Place, workers: int = 1, *overrides: str, flip: tuple[int, int
     processes = [
         CONTEXT.Process(
             target=_work,
-            args=(place.config, overrides, w, workers, port, errors[w], flip[1] if w == flip[0] else -1),
+            args=(
+                *(place.config, overrides, w, workers, port, errors[w]),
+                *(step if w == worker else -1 for worker, step in (flip, die)),
+            ),
             daemon=True,
         )
         for w in range(workers)
@@ -230,7 +258,7 @@ def finish(place: Place, workers: int = 1, *overrides: str) -> None:
     assert codes == [0] * workers, [codes, *(launched.error(w) for w in range(workers))]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Poll until it holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -117,7 +117,8 @@ def test_methods_lists_what_a_reader_compares():
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("train",), ("evaluate",), ("replay",), ("inspect",), ("methods",), ("bench", "step")]
+    "command",
+    [(), ("train",), ("evaluate",), ("replay",), ("apply",), ("inspect",), ("methods",), ("bench", "step")],
 )
 def test_every_command_explains_itself(command):
     found = zodist(*command, "--help")

@@ -6,10 +6,15 @@ import json
 import os
 import shutil
 import signal
+from importlib.util import find_spec
 
 import pytest
 from elastic_runs import Fleet
-from runs import finish, make_place, wait_for
+from runs import PATIENCE_S, finish, make_place, wait_for
+
+from zodist.audit import inspect
+from zodist.report.course import crew
+from zodist.report.recorded import recorded
 
 FILES = ("journal.jsonl", "metrics.jsonl", "snapshot-00000020.safetensors")
 LONG = ("run.steps=60", "output.evaluate_every=0", "output.snapshot_every=10")
@@ -88,6 +93,26 @@ def test_any_number_of_workers_gives_the_files_of_a_local_run(reference, fleet, 
     for name in FILES:
         assert (fleet.run / name).read_bytes() == reference.file(name), name
     assert all(fleet.ended(worker) == 0 for worker in range(workers)), fleet.words()
+    found = inspect(fleet.run)  # a record may have been computed twice, never less than once
+    assert found["record_bytes_sent"] >= 20 * 4 * 16 and found["bytes_sent"] > found["record_bytes_sent"]
+    assert found["bytes_received"] >= workers * 20 * 4 * 8 and found["workers"] in range(1, workers + 1)
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_the_supervisor_writes_the_scalars(reference, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fleet = Fleet(reference, tmp_path, "output.tensorboard=true")
+    try:
+        fleet.supervise()
+        fleet.work()
+        fleet.finish()
+    finally:
+        fleet.close()
+    events = EventAccumulator(str(fleet.run / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (fleet.run / "metrics.jsonl").read_text().splitlines()]
+    want = [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines if "slope" in line]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == want and len(want) == 20
 
 
 def test_a_worker_killed_in_the_middle_of_a_probe_costs_one_deadline(long, long_reference):
@@ -95,11 +120,20 @@ def test_a_worker_killed_in_the_middle_of_a_probe_costs_one_deadline(long, long_
     long.supervise()
     mark = long.folder / "mark"
     long.work(prepare=slow, args=(1000.0, 30, str(mark)))
-    wait_for(mark.exists, 60)
+    wait_for(mark.exists)
     long.work()
     long.kill(0)
     assert_same(long, long_reference)
-    assert "offered again" in long.log("supervisor")
+    told = [happening.text for happening in crew(recorded([long.run])[0]).happenings]
+    order = [
+        "worker 1 joins",
+        "worker 2 joins",
+        "offered again",
+        "worker 1 has fallen silent",
+        "worker 2 leaves",
+    ]
+    places = [next((n for n, text in enumerate(told) if words in text), None) for words in order]
+    assert None not in places and places == sorted(places), told  # type: ignore[type-var]
 
 
 @pytest.mark.slow
@@ -140,7 +174,7 @@ def test_workers_join_and_leave_in_the_middle(long, long_reference):
     assert "joining after" in long.log("worker-1") and "joining after" in long.log("worker-2")
     long.signal(0, signal.SIGTERM)
     long.hold(40, workers=2)
-    wait_for(lambda: not long.workers[0].is_alive(), 60)
+    wait_for(lambda: not long.workers[0].is_alive())
     assert "Stopped: stopped after 11" in long.log("worker-0")
     long.work()
     long.hold(40, workers=3)
@@ -157,10 +191,26 @@ def test_sigterm_to_the_supervisor_stops_all_workers_and_the_run_goes_on_later(l
     long.hold(20, workers=2)
     os.kill(long.supervisors[-1].pid, signal.SIGTERM)
     long.release()
-    long.supervisors[-1].join(30)
+    long.supervisors[-1].join(PATIENCE_S)
     assert "stopped after" in long.log("supervisor")
     assert long.ended(0) == 2 and "Stopped" in long.log("worker-0")  # status 75 is the command line's matter
     assert 20 <= long.rounds() < 60
+    long.supervise()
+    long.work()
+    assert_same(long, long_reference)
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_is_asked_to_stop_does_not_wait_for_the_dead(long, long_reference):
+    """Its only worker dies in the middle of a round, which nobody will end; the next workers do."""
+    long.supervise()
+    mark = long.folder / "mark"
+    long.work(prepare=slow, args=(1000.0, 30, str(mark)))
+    wait_for(mark.exists)
+    long.kill(0)
+    os.kill(long.supervisors[-1].pid, signal.SIGTERM)
+    long.supervisors[-1].join(PATIENCE_S)
+    assert "stopped after 30 of 60 steps (SIGTERM)" in long.log("supervisor")
     long.supervise()
     long.work()
     assert_same(long, long_reference)
@@ -190,7 +240,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(long, long_reference):
     """The journal may not grow beyond a limit; with more room the run goes on with the same workers."""
     long.supervise(limit=4000)
     long.work(2, prepare=slow, args=(0.005,))
-    long.supervisors[-1].join(60)
+    long.supervisors[-1].join(PATIENCE_S)
     assert long.supervisors[-1].exitcode == 2, long.words()
     assert "zodist: cannot write to the journal" in long.log("supervisor").splitlines()[-1]
     assert "File too large" in long.log("supervisor")
@@ -232,6 +282,8 @@ def test_a_flipped_bit_is_found_and_its_worker_rebuilds_itself(long, long_refere
     others = [long.log(f"worker-{n}").count("differ") for n in range(1, workers)]
     assert others == [0] * (workers - 1) if workers > 2 else others == [1], long.words()
     assert all(long.ended(worker) == 0 for worker in range(workers)), long.words()
+    told = [happening.text for happening in crew(recorded([long.run])[0]).happenings]
+    assert any("is told to rebuild: its weights differ after step 30" in text for text in told), told
 
 
 def slow_and_flip(seconds: float, step: int) -> None:

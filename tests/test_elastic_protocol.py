@@ -16,11 +16,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from zodist import records
 from zodist.config import load
 from zodist.elastic.frames import MAX_BYTES, Frame, Refused, Seal, Vote
-from zodist.elastic.keys import Verdict, What, hexadecimal
+from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.pace import Pace
 from zodist.elastic.secret import read_secret
 from zodist.elastic.supervisor import Supervisor
-from zodist.elastic.votes import Votes
 from zodist.elastic.worker import Worker
 from zodist.errors import ConfigError, ExchangeError
 from zodist.journal import read
@@ -227,24 +226,6 @@ def test_a_secret_is_read_from_a_file_or_the_environment_and_a_short_one_refused
         read_secret(str(path))
     with pytest.raises(ConfigError, match="No such file"):
         read_secret(str(tmp_path / "absent"))
-
-
-def test_a_majority_of_digests_is_right_and_two_workers_have_none():
-    votes = Votes()
-    for worker, digest in enumerate([5, 5, 6]):
-        votes.add(worker, Vote(10, digest))
-    assert votes.verdict() == Verdict(10, "agreed", 5)
-    assert votes.odd() == [2]
-    two = Votes()
-    two.add(1, Vote(10, 5))
-    two.add(2, Vote(10, 6))
-    assert two.verdict() == Verdict(10, "contested")
-    assert not two.right(Vote(10, 5)) and not two.right(Vote(10, 6))
-    two.add(2, Vote(10, 5, fresh=True))  # rebuilt from the journal: that is what the run is
-    assert two.verdict() == Verdict(10, "agreed", 5)
-    two.add(1, Vote(10, 7, fresh=True))
-    with pytest.raises(ExchangeError, match="compute differently"):
-        two.verdict()
 
 
 def test_an_item_is_overdue_when_it_takes_longer_than_others_by_their_own_spread():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import CONFIGS, batch, tiny
 
-from zodist import leaves, noise
+from zodist import frame, noise
 from zodist.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
@@ -67,7 +67,7 @@ def test_a_large_matrix_in_pieces_is_the_matrix(family, monkeypatch):
     model, b = tiny(family), batch()
     params, dense = collect(model), Dense(noise.GAUSSIAN, True)
     at = points([5 << 16])
-    monkeypatch.setattr(leaves, "PIECE", 100)
+    monkeypatch.setattr(frame, "PIECE", 100)
     got = Evaluator(model, params, lambda param: dense).losses(at, [b])
     np.testing.assert_allclose(got, [reference(model, params, dense, c, b) for c in at], rtol=0, atol=3e-5)
 
@@ -204,17 +204,21 @@ def test_a_module_that_is_bypassed_stops_with_the_parameter_s_name():
         evaluator.losses(points([1 << 16]), [b])
 
 
-def test_an_unknown_module_is_refused_by_name():
-    model = tiny("llama-untied")
+def test_an_unknown_module_that_never_runs_is_refused_by_name():
+    model, b = tiny("llama-untied"), batch()
 
     class Odd(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.gain = torch.nn.Parameter(torch.ones(3))
 
+        def forward(self, x):
+            return x * self.gain
+
     model.odd = Odd()
-    with pytest.raises(ModelError, match=r"odd\.gain: zodist cannot perturb Odd exactly"):
-        Evaluator(model, collect(model), lambda param: Dense(noise.GAUSSIAN, True))
+    evaluator = Evaluator(model, collect(model), lambda param: Dense(noise.GAUSSIAN, True))
+    with pytest.raises(ModelError, match=r"odd\.gain: odd ran 0 times"):
+        evaluator.losses(points([1 << 16]), [b])
 
 
 def test_a_pattern_that_matches_nothing_shows_what_names_look_like():

@@ -77,6 +77,19 @@ def test_perturb_equals_the_reference_on_any_range_of_any_shard(kind, out_kind, 
 
 
 @pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=6)
+@given(start=st.integers(0, 3000), n=st.integers(3 * TILE, 5 * TILE), length=st.sampled_from([1024, 8192]))
+def test_whole_tiles_of_one_base_and_the_cut_ones_around_them_equal_the_reference(
+    kind, law, start, n, length
+):
+    """Whole tiles of signs have a loop of their own; a range that begins within a tile has both kinds."""
+    words, (keys, tables) = weights(kind, n), setting(n, 2, 1, length)
+    case = kind, kind, words, start, start, start + n, law, keys, tables
+    assert (run_perturb(cpu.perturb_serial, *case) == perturbed(*case)).all()
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("kind", "out_kind"), [(FLOAT32, BFLOAT16), *((kind, kind) for kind in KINDS)])
 @settings(deadline=None, max_examples=12)
 @given(

@@ -14,6 +14,7 @@ from zodist.exchange import open_exchange
 from zodist.launcher import start
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+DEEPSPEED = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
 HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "2"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
 SLURM = {"SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS": "6"}
@@ -25,6 +26,7 @@ SLURM = {"SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS": "6"}
         ({}, 8, ("", 0, 1, 1)),
         (SLURM | {"SLURM_PROCID": "2"}, 8, ("", 0, 1, 1)),  # srun of a program that knows no MPI
         (TORCH, 8, ("torch", 3, 8, 4)),
+        (DEEPSPEED, 8, ("torch", 3, 8, 4)),
         (TORCH | HYDRA, 8, ("torch", 3, 8, 4)),
         (HYDRA, 8, ("mpi", 1, 4, 2)),
         (OPEN_MPI | {"PMIX_RANK": "1"}, 8, ("mpi", 1, 4, 2)),

@@ -118,6 +118,23 @@ def test_a_low_rank_row_is_summed_in_the_order_of_its_terms(shape, law, kind, ra
         assert (outs[p] == want[rows]).all()
 
 
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
+@pytest.mark.parametrize(("m", "n", "folds", "period"), [(40, 96, 8, 32), (9, 771, 8, 512), (3, 5, 2, 8)])
+def test_a_rank_one_row_is_its_factor_times_the_vector_times_a_repeated_table(m, n, folds, period, kind):
+    """Tables shorter than a row, not a part of it, and longer than it."""
+    g = random(n)
+    left, right = (g.choice(np.array([-1, 1], np.float32), size) for size in (m, n))
+    tables, words = g.standard_normal((POINTS, folds, period), np.float32), weights(kind, m * n)
+    rows = np.arange(m, dtype=np.int64)[::-1].copy()
+    x = as_floats(kind, words).reshape(m, n)
+    found = [blank(kind, POINTS, m, n) for _ in range(2)]
+    for kernel, outs in zip((matrix.rank_one_serial, matrix.rank_one_parallel), found, strict=True):
+        kernel(kind, kind, words, 0, rows, n, outs, left, right, tables)
+        for table, got in zip(tables, outs, strict=True):
+            wide = table[rows % folds][:, np.arange(n) % period]
+            assert (got == to_words(kind, x[rows] + (left[rows, None] * right) * wide)).all()
+
+
 def test_a_product_of_rank_zero_is_the_weights():
     words, outs = weights(BFLOAT16, 30), blank(BFLOAT16, 1, 3, 10)
     left, right = np.empty((1, 3, 0), np.float32), np.empty((1, 0, 10), np.float32)

@@ -13,6 +13,7 @@ import torch
 from films import byte_level
 from models import tiny
 from safetensors.torch import load_file, save_file
+from transformers import BartConfig, PretrainedConfig, RobertaConfig, T5Config
 
 import zodist.model
 from zodist.errors import ModelError
@@ -64,6 +65,35 @@ def test_a_model_with_missing_weights_is_refused(saved: Path) -> None:
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"has no weights for 'model.layers.1.mlp.up_proj.weight'"):
         load_model(str(saved), torch.float32, "sdpa")
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (T5Config(vocab_size=97, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2), "encoder-decoder"),
+        (BartConfig(vocab_size=97, d_model=16), r"encoder-decoder \(Bart"),
+        (
+            RobertaConfig(vocab_size=97, architectures=["RobertaForMaskedLM"]),
+            r"masked words \(RobertaForMaskedLM\)",
+        ),
+    ],
+    ids=["t5", "bart", "roberta"],
+)
+def test_other_models_than_decoders_are_refused_by_name(
+    config: PretrainedConfig, sentence: str, tmp_path: Path
+) -> None:
+    """Transformers would load two of them as decoders, without a word."""
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"cannot be trained: it .*{sentence}.* choose"):
+        load_model(str(tmp_path), torch.float32, "sdpa")
+
+
+def test_a_model_without_that_attention_says_which_to_set(tmp_path: Path) -> None:
+    tiny("mamba").save_pretrained(tmp_path)  # pyright: ignore[reportCallIssue]
+    byte_level().save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match=r"set model\.attention = 'eager'$"):
+        load_model(str(tmp_path), torch.float32, "sdpa")
+    assert load_model(str(tmp_path), torch.float32, "eager")[0].config.model_type == "mamba"
 
 
 def test_what_cannot_be_loaded_is_one_sentence(

@@ -229,7 +229,9 @@ def test_workers_that_come_and_go_and_work_done_again_are_told(place):
         {"session": 1, "step": 20, "seconds": 2.0, "workers": 2, "offered_again": 1, "refused": 0},
         {"session": 2, "step": 20, "seconds": 0.5, "workers": 0, "started": "2026-01-02T03:05:05Z"},
         {"session": 2, "step": 30, "seconds": 1.0, "workers": 4, "offered_again": 0, "refused": 2},
-        {"session": 2, "step": 31, "seconds": 1.5, "event": "worker 4 says goodbye"},
+        {"session": 3, "step": 30, "seconds": 0.0, "workers": 0},
+        {"session": 3, "step": 31, "seconds": 1.5, "event": "worker 4 leaves"},
+        {"session": 3, "step": 31, "seconds": 2.0, "workers": 3},
     )
     found = crew(run)
     told = [(h.seconds, h.text) for h in found.happenings]
@@ -239,10 +241,11 @@ def test_workers_that_come_and_go_and_work_done_again_are_told(place):
         (2.5, "started again, 2026-01-02 03:05:05 UTC"),
         (3.0, "4 workers, 2 more: joined"),
         (3.0, "2 items were refused"),
-        (3.5, "worker 4 says goodbye"),
+        (3.0, "started again, later"),
+        (4.5, "worker 4 leaves"),
     ]
-    assert (found.workers, found.seconds) == ([3, 2, 4, 4], [1.0, 2.0, 3.0, 3.5])
-    assert "worker 4 says goodbye" in text_of(page([run]))
+    assert (found.workers, found.seconds) == ([3, 2, 4, 3, 3], [1.0, 2.0, 3.0, 5.0, 5.0])
+    assert "worker 4 leaves" in text_of(page([run]))
 
 
 def test_names_are_as_long_as_they_must_be_and_settings_that_differ_are_found(place, copy, tmp_path):

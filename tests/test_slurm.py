@@ -6,18 +6,18 @@ on, and a local run of as many steps must have written the same journal and the 
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import Place, finish, make_place, wait_for
+from runs import PATIENCE_S, Place, finish, make_place, wait_for
 from slurm_cluster import Cluster, cluster, missing
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 ENDLESS = ("run.steps=1000000", "output.evaluate_every=0", "output.test=false")
-PATIENCE_S = 240.0  # a process takes seconds to start, on a busy machine many
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,10 @@ def lab() -> Iterator[Cluster]:
 
 
 def submit(lab: Cluster, place: Place, script: str, *settings: str, array: str = "") -> str:
-    """The number of a job of two workers on two nodes."""
+    """The number of a job of two workers on two nodes; of an elastic one, the port is free now."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        lab.environment["PORT"] = str(free.getsockname()[1])
     options = ["--nodes=2", "--cpus-per-task=1", "--time=20", f"--output={place.folder}/%x-%j.out"]
     options += [f"--array={array}"] if array else []
     return lab.submit(*options, f"slurm/{script}.sbatch", place.config, *settings, cwd=place.folder)
@@ -94,7 +97,7 @@ def test_an_array_job_runs_one_seed_in_each_member(lab: Cluster, place: Place, t
         assert (folder / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("script", ["mpi", "torchrun"])
+@pytest.mark.parametrize("script", ["mpi", "torchrun", "elastic"])
 def test_a_job_whose_time_is_up_goes_on_after_a_snapshot(
     lab: Cluster, place: Place, tmp_path: Path, script: str
 ):
@@ -118,5 +121,20 @@ def test_a_job_whose_node_crashes_goes_on_on_others(lab: Cluster, place: Place, 
     lab.crash(node)
     goes_on(lab, place, folder, job, restarts=1)
     assert node not in lab.ask("scontrol", "show", "hostnames", lab.job(job)["NodeList"]).split()
+    check_bits(lab, place, folder, job, tmp_path)
+    lab.boot(node)
+
+
+def test_an_elastic_job_does_not_notice_the_crash_of_a_node(lab: Cluster, place: Place, tmp_path: Path):
+    """The worker there is not missed: the job is not put back, and the supervisor on the first node goes on."""
+    folder = tmp_path / "run"
+    job = submit(lab, place, "elastic", *ENDLESS, f"run.folder={folder}")
+    goes_on(lab, place, folder, job, restarts=0)
+    out = place.folder / f"zodist-{job}.out"
+    wait_for(lambda: out.read_text().count("joins (") == 2, PATIENCE_S)
+    node = lab.ask("scontrol", "show", "hostnames", lab.job(job)["NodeList"]).split()[1]
+    lab.crash(node)
+    wait_for(lambda: "down" in lab.ask("sinfo", "-h", "-n", node, "-o", "%t"), PATIENCE_S)
+    goes_on(lab, place, folder, job, restarts=0)
     check_bits(lab, place, folder, job, tmp_path)
     lab.boot(node)

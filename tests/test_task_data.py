@@ -104,7 +104,7 @@ def test_lexicon_families_stay_in_one_split(tmp_path: Path) -> None:
         ("template =", "templat =", r"films.toml:2: a task has no key 'templat'; did you mean 'template'\?"),
         ('"classification"', '"clasification"', r"films.toml:1: kind = .*did you mean 'classification'\?"),
         ('"classification"', '"text"', r"films.toml:3: a text task has no labels"),
-        ('0 = " terrible"', "0 = 3", r"films.toml:4: 0 = 3 must be text in quotes"),
+        ('0 = " terrible"', "0 = 3", r"films.toml:4: labels.0 = 3 must be text in quotes"),
         (' great"', ' terrible"', r"films.toml:5: label '1' has the word of label '0'"),
         ('1 = " great"', "", r"films.toml:3: .* needs two labels or more .* has 1"),
         ('1 = " great"', '1 = ""', r"films.toml:5: the word of label '1' is empty"),
@@ -114,7 +114,11 @@ def test_lexicon_families_stay_in_one_split(tmp_path: Path) -> None:
         ("{sentence}", "{}", r"plain \{field\} places"),
         ("{sentence}", "", r"names no field"),
         ("[labels]", 'label_field = "lable"\n[labels]', r"names the field 'lable', .*sentence, label"),
-        ("[labels]", 'metric = "f1"\n[labels]', r"films.toml:3: metric = 'f1' .*use 'accuracy'"),
+        (
+            "[labels]",
+            'metric = "bleu"\n[labels]',
+            r"films.toml:3: metric = 'bleu' must be 'accuracy' or 'f1'",
+        ),
         (
             "files =",
             'hub = "x"\nfiles =',

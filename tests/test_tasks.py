@@ -64,6 +64,10 @@ def test_the_fingerprint_is_that_of_the_content(load: Callable[..., Task], folde
     assert load(files=moved).fingerprint() == first
     assert load(seed=1).fingerprint() != first
     assert load((" great", " good")).fingerprint() != first
+    assert (
+        load(("template =", 'score = "sum"\ntemplate =')).fingerprint()
+        != load(('score = "sum"\n', "")).fingerprint()
+    )
     changed = rows(40)
     for row in changed:
         row["label"] = 1 - row["label"]
@@ -117,10 +121,12 @@ def test_one_token_options_give_the_loss_of_one_row_per_option(load: Callable[..
     assert torch.allclose(batch.losses(logits[:, None, columns]), expected, atol=1e-5)
 
 
-def test_longer_options_take_a_row_each_and_score_their_mean_log_probability(
-    load: Callable[..., Task],
+@pytest.mark.parametrize("rule", ["mean", "sum"])
+def test_longer_options_take_a_row_each_and_score_their_log_probability(
+    load: Callable[..., Task], rule: str
 ) -> None:
-    task = load((" great", " great and warm"), (" terrible", " bad jokes today"))
+    changes = (" great", " great and warm"), (" terrible", " bad jokes today")
+    task = load(*changes, ("template =", f'score = "{rule}"\ntemplate ='))
     assert any("several tokens" in warning for warning in task.warnings)
     options = [byte_level()(w, add_special_tokens=False)["input_ids"] for w in task.label_words]
     assert len(options[0]) != len(options[1])
@@ -134,9 +140,8 @@ def test_longer_options_take_a_row_each_and_score_their_mean_log_probability(
         for option in options:
             row = torch.tensor([*example.tokens, *option])
             logp = token_logits(row, 400).log_softmax(-1)
-            means.append(
-                sum(logp[len(example.tokens) - 1 + i, t] for i, t in enumerate(option)) / len(option)
-            )
+            total = sum(logp[len(example.tokens) - 1 + i, t] for i, t in enumerate(option))
+            means.append(total / len(option) if rule == "mean" else total)
         expected = torch.stack(means).log_softmax(0)
         assert torch.allclose(score.double(), expected, atol=1e-5)
         assert loss.item() == pytest.approx(-expected[example.label].item(), abs=1e-5)

@@ -54,6 +54,16 @@ def test_data_lanes_and_pieces_keep_the_bits_too(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_timings_tell_forwards_from_the_exchange(reference):
+    """Seconds of worker 0 since its start, so that two lines give what lies between them."""
+    lines = [line for line in reference.lines("timings.jsonl") if "trained_s" in line]
+    for name in ("forward_s", "gather_s"):
+        values = [line[name] for line in lines]
+        assert values == sorted(values) and values[0] >= 0
+    # The rest of a step is the journal and the update.  Figures are rounded to four digits.
+    assert all(0 < line["forward_s"] + line["gather_s"] <= line["trained_s"] + 2e-4 for line in lines)
+
+
 def test_training_lowers_the_loss_by_more_than_noise_explains(reference, tmp_path):
     finish(reference, 2, again(reference, tmp_path), "run.steps=150", "output.evaluate_every=0")
     scores = [line for line in inspect(tmp_path / "run")["evaluations"] if line["split"] == "test"]

@@ -18,7 +18,11 @@ from zodist.bench.command import bench_app
 from zodist.elastic.command import supervise
 from zodist.errors import ConfigError, Stopped, WorkerLost, ZodistError
 from zodist.launcher import start
+from zodist.plan.command import plan
 from zodist.report.command import report
+from zodist.scale.command import scale
+from zodist.share.command import apply, replay, share
+from zodist.task_command import tasks_app
 from zodist.threads import prepare_environment
 
 app = typer.Typer(
@@ -30,14 +34,22 @@ app = typer.Typer(
     "16 bytes a probe, and all stay bit-identical.",
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(tasks_app, name="tasks")
 app.command()(supervise)
 app.command()(report)
+for command in (plan, scale, replay, share, apply):
+    app.command()(command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
 def _worker() -> int:
     return start(1).worker
+
+
+def _warn(sentence: str) -> None:
+    if _worker() == 0:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _print(value: Any) -> None:
@@ -90,6 +102,8 @@ def train(
         "accuracy_error": result.after.accuracy_error,
         "calibrated_before": before and before.calibrated,
         "calibrated_after": result.after.calibrated,
+        "f1_before": before and before.f1,
+        "f1_after": result.after.f1,
         "loss_before": before and before.loss,
         "loss_after": result.after.loss,
         "examples": result.after.examples,
@@ -139,9 +153,15 @@ def evaluate(
     base: Annotated[
         bool, typer.Option(help="Of a run folder: the base model, without the snapshot.")
     ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="Of a run folder: the step of the lowest validation loss.")
+    ] = False,
+    average: Annotated[
+        float | None, typer.Option(help="Of a run folder: the weights' average over its steps, as 0.99.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on a task: loss, accuracy with its standard error, calibrated accuracy.
+    """Evaluate a model on a task: loss, accuracy, calibrated accuracy, F1 or exact match, with standard errors.
 
     With torchrun the examples are shared out; the figures are the same for any number of workers.
     """
@@ -153,9 +173,14 @@ def evaluate(
     settings = load(folder / "config.toml" if folder else config, overrides or ())
     if split not in ("train", "validation", "test"):
         raise ConfigError(f"--split {split!r} must be train, validation or test")
+    if (best or average is not None) and (folder is None or base):
+        raise ConfigError("--best and --average are of a run: name its folder, and leave out --base")
     from zodist.assess import assess
+    from zodist.replay import best_step
 
-    score, what = assess(settings, split, None if base else folder)
+    steps = best_step(folder) if best and folder else None
+    run = None if base else folder
+    score, what = assess(settings, split, run, steps=steps, average=average, warn=_warn)
     if _worker() == 0:
         if as_json:
             _print({"model": what, "task": settings.task.name, "split": split, **asdict(score)})
@@ -163,36 +188,6 @@ def evaluate(
             from zodist.progress import sentence
 
             print(f"{what} on {settings.task.name} ({split}): {sentence(score)}")
-
-
-@app.command()
-def replay(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Hugging Face folder to write (weights and tokenizer).")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Where the base model is, if not where the config says.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps (default: all).")] = None,
-    as_json: Json = False,
-) -> None:
-    """Rebuild the fine-tuned weights from the base model and the journal, bit for bit, without a forward pass."""
-    from zodist.replay import replay as rebuild
-
-    result = rebuild(run, out, model=model, steps=steps)
-    if as_json:
-        figures = {"steps": result.steps, "digest": result.digest, "verified": result.verified}
-        _print({**figures, "out": str(out) if out else None})
-        return
-    same = {
-        True: "equal to the snapshot's",
-        False: "NOT the snapshot's",
-        None: "no snapshot of this step to compare",
-    }
-    print(f"{result.steps} steps replayed; digest {result.digest} ({same[result.verified]})")
-    if out:
-        print(f"written to {out}; load it with transformers' from_pretrained")
 
 
 @app.command()

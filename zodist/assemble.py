@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
 
 from zodist import __version__, noise, packing, params
+from zodist.adapter import attached
 from zodist.config import Config
 from zodist.errors import ModelError, TaskError
+from zodist.evaluate import Gather, evaluate
 from zodist.forward import Evaluator
 from zodist.launcher import start
-from zodist.methods import METHODS, Method, Probe
+from zodist.methods import METHODS, Probe
 from zodist.model import device_of, load_model
 from zodist.params import Param
 from zodist.prefix import FrozenPrefix
+from zodist.quantise import quantise_
 from zodist.rules import RULES
 from zodist.step import Replica
-from zodist.tasks import Task, load_task
+from zodist.tasks import Batch, Task, load_task
+from zodist.tasks.score import Score
+from zodist.tasks.task import Example
 from zodist.threads import cores
+
+if TYPE_CHECKING:
+    from zodist.shard.shards import Shards
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,19 +47,23 @@ class Parts:
     tokenizer: Any
     task: Task
     params: list[Param]
-    method: Method
     fingerprint: str
     parallel: bool
     states: dict[bytes, torch.Tensor]
     padding: str
+    shards: Shards | None = None
 
     def replica(self) -> Replica:
         """The state machine, at step 0 with the base weights."""
-        c = self.config
-        rule = RULES[c.rule.name](c.rule, self.params, parallel=self.parallel)
-        return Replica(
-            self.params, self.method, rule, seed=c.run.seed, steps=c.run.steps, data_lanes=c.batch.data_lanes
-        )
+        made = replica_of(self.config, self.params, parallel=self.parallel)
+        if self.shards is not None:
+            self.shards.check(made.directions)
+        return made
+
+    def digest(self) -> int:
+        """That of the whole trained weights, wherever their parts are."""
+        own = params.digest(self.params, parallel=self.parallel)
+        return own if self.shards is None else self.shards.digest(own)
 
     def evaluator(self, replica: Replica | None = None) -> Evaluator:
         """The evaluator of the replica's directions on this model; without a replica, of the weights alone."""
@@ -56,9 +71,10 @@ class Parts:
         prefix = None
         if self.config.batch.cache_frozen:
             prefix = FrozenPrefix(self.model, self.params, self.states)
+        seen = self.params if self.shards is None else self.shards.gathered(self.params)
         return Evaluator(
             self.model,
-            self.params,
+            seen,
             laws,
             parallel=self.parallel,
             prefix=prefix,
@@ -66,15 +82,29 @@ class Parts:
             room=self.config.batch.activation_mib * 2**20,
         )
 
-    def losses(self, evaluator: Evaluator, probe: Probe, indices) -> Any:
-        """Mean losses of a probe's points on some training examples, in pieces of examples_per_forward."""
+    def losses(
+        self, evaluator: Evaluator, probes: Sequence[Probe], indices: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """Mean losses of the points of some probes, each on training examples of its own: float64 [probes, k].
+
+        Points of single examples go probe by probe: their forward is already as large as the examples are many, and the
+        noise that all of them share is drawn once for a probe.
+        """
+        batches = [self.batches(chosen) for chosen in indices]
+        if probes[0].examples:
+            return np.stack([evaluator.single_losses(*each) for each in zip(probes, batches, strict=True)])
+        return evaluator.group_losses([probe.points for probe in probes], batches)
+
+    def score(self, evaluator: Any, examples: Sequence[Example], gather: Gather) -> Score:
+        """Evaluate the weights as they are; gather: see zodist.evaluate."""
+        return evaluate(evaluator, self.task, examples, gather)
+
+    def batches(self, indices: np.ndarray) -> list[Batch]:
+        """Some training examples, in pieces of examples_per_forward."""
         # Examples of equal length share a forward: less padding.  Sorting is stable, so the order is the indices' alone.
         chosen = sorted((self.task.train[int(i)] for i in indices), key=lambda e: len(e.tokens))
         piece = self.config.batch.examples_per_forward or len(chosen)
-        batches = [self.task.batch(chosen[i : i + piece]) for i in range(0, len(chosen), piece)]
-        if probe.examples:
-            return evaluator.single_losses(probe, batches)
-        return evaluator.losses(probe.points, batches)
+        return [self.task.batch(chosen[i : i + piece]) for i in range(0, len(chosen), piece)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -96,33 +126,65 @@ def load(config: Config) -> Loaded:
     c = config
     device = device_of(c.model.device, start(cores()).worker)
     model, tokenizer = load_model(c.model.name, DTYPES[c.model.dtype], c.model.attention, device)
+    return Loaded(model, tokenizer, task_of(c, tokenizer), params.fingerprint(model))
+
+
+def task_of(config: Config, tokenizer: Any) -> Task:
+    """The task that [task] names, its examples drawn and tokenised."""
+    c = config.task
     task = load_task(
-        c.task.name,
+        c.name,
         tokenizer,
-        files=c.task.files,
-        train=c.task.train,
-        validation=c.task.validation,
-        test=c.task.test,
-        seed=c.task.seed,
-        max_tokens=c.task.max_tokens,
+        files=c.files,
+        train=c.train,
+        validation=c.validation,
+        test=c.test,
+        seed=c.seed,
+        max_tokens=c.max_tokens,
     )
     if not task.train:
-        raise TaskError(f"task {c.task.name!r} has no training examples; raise task.train")
-    return Loaded(model, tokenizer, task, params.fingerprint(model))
+        raise TaskError(f"task {c.name!r} has no training examples; raise task.train")
+    return task
+
+
+def replica_of(config: Config, chosen: Sequence[Param], *, parallel: bool = False) -> Replica:
+    """The state machine of a configuration over some parameters, at step 0; they hold the base weights."""
+    c = config
+    return Replica(
+        chosen,
+        METHODS[c.method.name].build(c.method.settings),
+        RULES[c.rule.name](c.rule, chosen, parallel=parallel),
+        seed=c.run.seed,
+        steps=c.run.steps,
+        data_lanes=c.batch.data_lanes,
+        clip=c.rule.clip,
+    )
 
 
 def load_parts(
-    config: Config, threads: int, loaded: Loaded | None = None, begun: Mapping[str, Any] | None = None
+    config: Config,
+    threads: int,
+    loaded: Loaded | None = None,
+    begun: Mapping[str, Any] | None = None,
+    shards: Shards | None = None,
 ) -> Parts:
     """Everything that a configuration names.
 
     loaded: its model, with the base weights, and its task, if at hand.  begun: the header of the run's journal, if any.
+    shards: who holds the model in parts, if [shard] says so.
     """
-    c, found = config, loaded or load(config)
-    chosen = params.collect(found.model, c.model.train, master=c.model.master == "float32")
-    method = METHODS[c.method.name].build(c.method.settings)
-    held = found.model, found.tokenizer, found.task, chosen, method, found.fingerprint
-    return Parts(c, *held, threads > 1, found.states, _padding(config, found.model, begun))
+    c = config
+    if shards is not None:
+        model, tokenizer, fingerprint = shards.load(DTYPES[c.model.dtype])
+        found = Loaded(model, tokenizer, task_of(c, tokenizer), fingerprint)
+        model, chosen = found.model, shards.params()
+    else:
+        found = loaded or load(config)
+        model = attached(found.model, c.model.adapter, c.adapter, c.run.seed)
+        chosen = params.collect(model, c.model.train, master=c.model.master == "float32")
+        quantise_(model, chosen, c.model.quantise)
+    held = model, found.tokenizer, found.task, chosen, found.fingerprint
+    return Parts(c, *held, threads > 1, found.states, _padding(config, model, begun), shards)
 
 
 def _padding(config: Config, model: Any, begun: Mapping[str, Any] | None) -> str:
@@ -144,22 +206,29 @@ def versions(config: Config) -> dict[str, str]:
     """What the last bits of a loss may depend on besides the settings."""
     device = device_of(config.model.device)
     gpu = {"cuda": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    used = {"peft": config.model.adapter != "", "torchao": config.model.quantise != "none"}
+    more = {name: metadata.version(name) for name, on in used.items() if on and find_spec(name)}
     return {
         "zodist": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        **more,
         **gpu,
     }
 
 
-def header(parts: Parts, threads: int, made_by: dict[str, str]) -> dict[str, Any]:
+def header(parts: Parts, threads: int, made_by: dict[str, str], together: int = 1) -> dict[str, Any]:
     """The journal's header: all that the sequence of weights depends on, and nothing that may change between sessions.
 
-    Neither the number of workers nor the number of steps is in it: a run may go on with others.
+    Neither the number of workers nor the number of steps is in it: a run may go on with others.  together: probes in one
+    forward (zodist.population).
     """
     c = parts.config
-    packed = {} if parts.padding else {"packed": True}  # absent from journals of versions that could not
+    # Absent from journals of versions that could not.
+    stored = {} if c.model.quantise == "none" else {"quantise": c.model.quantise}
+    packed = {} if parts.padding else {"packed": True}
+    grouped = {} if together == 1 else {"probes_per_forward": together}
     return {
         "noise": noise.LAW,
         "seed": c.run.seed,
@@ -170,9 +239,11 @@ def header(parts: Parts, threads: int, made_by: dict[str, str]) -> dict[str, Any
             "master": c.model.master,
             "attention": c.model.attention,
             "fingerprint": parts.fingerprint,
+            **stored,
         },
         "task": {"name": parts.task.name, "fingerprint": parts.task.fingerprint()},
         **c.identity(),
         **packed,
+        **grouped,
         "versions": made_by,
     }

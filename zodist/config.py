@@ -13,30 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
+from zodist import early
+from zodist.adapter import settings as adapters
 from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
+from zodist.config_section import Count, Expression, Finite, Positive, Section, Text
 from zodist.config_text import key_text, value_text
 from zodist.errors import ConfigError
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[int, Field(ge=1, lt=2**63)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A table of the file; unknown keys and loose types are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from zodist.robust import LEAST_LANES, Clip
+from zodist.shard.settings import Shard, contradiction
 
 
 class Run(Section):
@@ -52,36 +38,33 @@ class Model(Section):
     """[model]: weights and their type; what to train.
 
     train: a regular expression of parameter names ("": all).  master: keep trained 16-bit weights in float32 too.
-    device: where it runs; "auto" is "cuda" where there is such a device.
+    device: where it runs; "auto" is "cuda" where there is such a device.  adapter: train these weights beside it instead.
+    quantise: "int8" keeps frozen linear layers in 8 bits.
     """
 
     name: Text
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    train: str = ""
+    train: Expression = ""
     master: Literal["none", "float32"] = "none"
-    attention: Literal["sdpa", "eager"] = "sdpa"
-
-    @field_validator("train")
-    @classmethod
-    def _is_expression(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is not a regular expression: {error}") from error
-        return value
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    adapter: adapters.Kind = ""
+    quantise: adapters.Quantise = "none"
 
 
 class Task(Section):
-    """[task]: a built-in name or the path of a task's TOML file, and how many examples of each split."""
+    """[task]: a built-in name or the path of a task's TOML file, and how many examples of each split.
+
+    train, validation, test, max_tokens: if they are not given, what the task's [defaults] say.
+    """
 
     name: Text
     files: dict[str, str] = {}
-    train: Positive = 1000
-    validation: Count = 500
-    test: Count = 1000
+    train: Positive | None = None
+    validation: Count | None = None
+    test: Count | None = None
     seed: Count = 0
-    max_tokens: Positive = 256
+    max_tokens: Positive | None = None
 
 
 class Method(Section):
@@ -92,7 +75,7 @@ class Method(Section):
 
 
 class Rule(Section):
-    """[rule]: how an estimate changes the weights, and the course of the learning rate."""
+    """[rule]: how an estimate changes the weights, and the course of the rate.  clip: see robust.py."""
 
     name: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     lr: Annotated[Finite, Field(gt=0)]
@@ -102,6 +85,7 @@ class Rule(Section):
     weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Count = 0
+    clip: Clip = "none"
 
     @model_validator(mode="after")
     def _every_key_is_used(self) -> Rule:
@@ -121,7 +105,8 @@ class Batch(Section):
 
     cache_frozen: compute what the layers below the first trained one make of an example once, and keep it.
     packed: leave padding out; "auto": where the model's logits stay the same.  activation_mib: of one forward, about;
-    the points of a probe that do not fit together take several forwards.
+    points that do not fit together take several forwards.  probes_per_forward: probes that a worker evaluates together;
+    "auto": as many as fit and leave each worker some.
     """
 
     size: Positive = 16
@@ -130,6 +115,7 @@ class Batch(Section):
     cache_frozen: bool = False
     packed: Literal["auto", True, False] = "auto"
     activation_mib: Positive = 4096
+    probes_per_forward: Positive | Literal["auto"] = 1
 
 
 class Exchange(Section):
@@ -149,11 +135,13 @@ class Output(Section):
     """[output]: evaluations (0: only before and after; 0 examples: all), snapshots (0: at the end), picture.
 
     test: evaluate the test split before and after, if the task has one.  keep: snapshots that stay (0: none is written).
+    patience: end the run after so many evaluations without a lower validation loss (0: never; early.py).
     tensorboard, wandb: show figures there as the run goes (scalars.py).
     """
 
     evaluate_every: Count = 0
     evaluate_examples: Count = 0
+    patience: Count = 0
     test: bool = True
     snapshot_every: Count = 100
     keep: Count = 2
@@ -173,11 +161,19 @@ class Config(Section):
     batch: Batch
     exchange: Exchange
     output: Output
+    shard: Shard
+    adapter: adapters.Adapter
 
     @model_validator(mode="after")
-    def _warmup_fits(self) -> Config:
-        if self.rule.warmup > self.run.steps:
-            raise ValueError(f"rule.warmup = {self.rule.warmup} must be <= run.steps = {self.run.steps}")
+    def _sections_fit(self) -> Config:
+        rule, lanes = self.rule, self.batch.data_lanes
+        if rule.warmup > self.run.steps:
+            raise ValueError(f"rule.warmup = {rule.warmup} must be <= run.steps = {self.run.steps}")
+        if rule.clip in ("trimmed", "median") and lanes < LEAST_LANES:
+            need = f"compares a probe's data lanes; set batch.data_lanes = {LEAST_LANES} or more, not {lanes}"
+            raise ValueError(f"rule.clip = {rule.clip!r} {need}, or rule.clip = 'mad'")
+        if why := contradiction(self) or adapters.contradiction(self) or early.contradiction(self):
+            raise ValueError(why)
         return self
 
     def to_toml(self) -> str:
@@ -197,13 +193,18 @@ class Config(Section):
         """The settings as they stand in a file: sections of numbers, text, lists and tables, JSON-able."""
         tables = self.model_dump(mode="json")
         tables["method"] = {"name": self.method.name, **tables["method"]["settings"]}
+        tables["task"] = {key: value for key, value in tables["task"].items() if value is not None}
         return tables
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """[method], [rule] and [batch] as in ``plain``, less batch.packed, whose meaning is decided at a run's start."""
+        """[method], [rule] and [batch] as in ``plain``, less the keys of batch that a run's start gives a meaning."""
         tables = self.plain()
-        del tables["batch"]["packed"]
-        return {name: tables[name] for name in ("method", "rule", "batch")}
+        for decided in ("packed", "probes_per_forward"):
+            del tables["batch"][decided]
+        if self.rule.clip == "none":
+            del tables["rule"]["clip"]  # absent from journals of versions that could not
+        adapter = {"adapter": adapters.identity(self)} if self.model.adapter else {}
+        return {name: tables[name] for name in ("method", "rule", "batch")} | adapter
 
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -215,6 +216,8 @@ _SECTIONS: dict[str, type[Section]] = {
     "batch": Batch,
     "exchange": Exchange,
     "output": Output,
+    "shard": Shard,
+    "adapter": adapters.Adapter,
 }
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 _TABLE = re.compile(r"\s*\[\[?\s*([^\[\]]+?)\s*\]")
 _KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=""")
+_BRANCH = re.compile(r"constrained-\w+|literal\[.*\]")  # pydantic's names for the alternatives of a setting
 _NAMED = re.compile(r"([a-z_]+)\.([a-z_]+)")
 _LIMITS = {
     "greater_than_equal": (">=", "ge"),
@@ -108,7 +109,12 @@ def sentence(error: ValidationError, places: Places, within: tuple[str, ...] = (
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] == "missing")
     detail = details[0]
-    names = (*within, *(str(part) for part in detail["loc"]))
+    names, instead = (*within, *(str(part) for part in detail["loc"])), ""
+    if names and _BRANCH.fullmatch(names[-1]):
+        branches = [
+            d for d in details if d["type"] == "literal_error" and d["loc"][:-1] == detail["loc"][:-1]
+        ]
+        names, instead = names[:-1], "".join(f" or {branch['ctx']['expected']}" for branch in branches)
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "value_error" and len(names) < 2:  # a rule between settings: its own sentence names them
         text = str(context["error"])
@@ -123,12 +129,12 @@ def sentence(error: ValidationError, places: Places, within: tuple[str, ...] = (
         sign, key = _LIMITS[kind]
         limit = context[key]
         limit = int(limit) if limit == int(limit) else limit
-        return f"{place}: {name} = {shown(value)} must be {sign} {limit}"
+        return f"{place}: {name} = {shown(value)} must be {sign} {limit}{instead}"
     if kind == "literal_error":
         known = context["expected"].replace("True", "true").replace("False", "false")
         return f"{place}: {name} = {shown(value)} must be {known}{_close(value, known)}"
     if kind in _KINDS:
-        return f"{place}: {name} = {shown(value)} {_KINDS[kind]}"
+        return f"{place}: {name} = {shown(value)} {_KINDS[kind]}{instead}"
     return f"{place}: {name} = {shown(value)} is not valid: {detail['msg']}"
 
 

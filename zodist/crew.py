@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from zodist.journal_format import Entry
 from zodist.step import Asked, Replica
+
+if TYPE_CHECKING:
+    from zodist.shard.shards import Shards
 
 Measure = Callable[[int], np.ndarray]
 Make = Callable[[int], bytes]
@@ -47,6 +50,11 @@ class Crew(Protocol):
         ...
 
     @property
+    def shards(self) -> Shards | None:
+        """The model in parts, where [shard] says so; None: every worker holds all of it."""
+        ...
+
+    @property
     def sent(self) -> int:
         """Payload bytes that this worker has sent."""
         ...
@@ -73,7 +81,10 @@ class Crew(Protocol):
         ...
 
     def round(self, asked: Asked, measure: Measure) -> np.ndarray:
-        """The recorded values of a round, float32 [items, losses], on disk by now.  measure: an item's losses, float64."""
+        """The recorded values of a round, float32 [items, losses], on disk by now.
+
+        measure: the losses of the items of a group, float64 [items, losses].
+        """
         ...
 
     def collect(self, name: str, count: int, size: int, make: Make) -> list[bytes]:

@@ -101,6 +101,11 @@ class LaidFused(Laid):
 class Law(ABC):
     """What a seed means for one parameter."""
 
+    @property
+    def shape_alone(self) -> bool:
+        """Whether seeds, losses and the shape decide it, so that who holds a range of the weights knows it whole."""
+        return False
+
     @abstractmethod
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> Laid:
         """Lay out combinations; cache: shared by the parameters that are laid out for the same combinations."""
@@ -118,6 +123,11 @@ class Dense(Law):
     coded: bool
     scale: float = 1.0
 
+    @property
+    def shape_alone(self) -> bool:
+        """Noise has addresses."""
+        return True
+
     def values(self, param: int, seed: int, start: int, stop: int) -> np.ndarray:
         """The numbers start .. stop - 1 of the direction of one seed, float32: the reference for the kernels."""
         z = noise.direction(self.law, seed, param, start, stop, coded=self.coded)
@@ -125,9 +135,10 @@ class Dense(Law):
 
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
         """One set of tables serves every parameter of this law."""
-        if self not in cache:
-            cache[self] = LaidDense(param.kernels, self.law, *coded_tables(self, combinations))
-        return cache[self]
+        found = cache.get(self)
+        if found is None:
+            found = cache[self] = LaidDense(param.kernels, self.law, *coded_tables(self, combinations))
+        return found
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -144,6 +155,11 @@ class Dressed(Law):
     curvature: np.ndarray = field(default_factory=lambda: NONE)
     below: np.float32 = EVERYTHING
     weigh: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def shape_alone(self) -> bool:
+        """Without numbers for each weight, and without a look at it."""
+        return not len(self.mean) and not len(self.curvature) and self.below == EVERYTHING
 
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
         """Tables are shared with plain directions of the same noise, or with others that the same function weighs."""
@@ -233,7 +249,7 @@ class LaidDense(LaidFused):
     ) -> None:
         """One pass over the range."""
         kernel = param.kernels.perturb[parallel and stop - start > SMALL]
-        outs = as_words(out, param.kernels).reshape(len(out), 1, stop - start)
+        outs = as_words(out, param.kernels).reshape(out.shape[0], 1, stop - start)
         kernel(
             param.kind,
             KINDS[out.dtype],

@@ -35,6 +35,10 @@ class SnapshotError(ZodistError):
     """A snapshot cannot be written."""
 
 
+class ShareError(ZodistError):
+    """A shared run cannot be written, read, or rebuilt on this machine."""
+
+
 class Stopped(ZodistError):
     """A run was asked to stop and has done so after a step; the same command goes on."""
 

@@ -1,46 +1,46 @@
 """Evaluation on any number of workers: the same figures, to the bit, as on one.
 
-Examples are cut into fixed pieces, whoever evaluates them; per-example losses and scores travel, every sum is local.
+Examples are cut into fixed pieces, whoever evaluates them; what was measured of each example travels, every sum is local.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zodist.forward import Evaluator
-from zodist.tasks import Task
-from zodist.tasks.score import Score, summary
-from zodist.tasks.task import Example
+from zodist.tasks import Batch, Task
+from zodist.tasks.score import Score
+from zodist.tasks.task import Example, left_padded
 
 PIECE = 32  # examples per forward: fixed, since the last bits of a score depend on who shares its forward
+TOKENS = 8192  # of a forward, padding included; an example may be larger
+
+
+# gather(count, size, make): the payloads of `count` items of `size` bytes, shared out among workers.
+Gather = Callable[[int, int, Callable[[int], bytes]], list[bytes]]
 
 
 def evaluate(
     evaluator: Evaluator,
     task: Task,
     examples: Sequence[Example],
-    gather: Callable[[int, int, Callable[[int], bytes]], list[bytes]] | None = None,
+    gather: Gather | None = None,
 ) -> Score:
-    """Loss, and accuracy where there are labels, of the unperturbed weights on some examples (at least one).
+    """The figures of the unperturbed weights on some examples (at least one), as the task defines them.
 
     gather(count, size, make): the payloads of ``count`` items of ``size`` bytes, shared out among workers; None: all here.
     """
-    width = 1 + len(task.label_words)
-    # Examples of equal length together: less padding.  The order is a function of the examples.
-    order = np.argsort([len(e.tokens) for e in examples], kind="stable")
-    pieces = [order[i : i + PIECE] for i in range(0, len(order), PIECE)]
+    width, reader = task.width, Weights(evaluator)
+    pieces = cut(task, examples)
 
     def make(item: int) -> bytes:
         piece, own = pieces[item], np.full((PIECE, width), np.nan, "<f4")
-        batch = task.batch([examples[int(i)] for i in piece])
-        logits = evaluator.logits((), batch)[0]
-        own[: len(piece), 0] = batch.losses(logits).cpu().numpy()
-        scores = batch.scores(logits)
-        if scores is not None:
-            own[: len(piece), 1:] = scores.cpu().numpy()
+        own[: len(piece)] = task.measure(reader, [examples[i] for i in piece]).cpu().numpy()
         return own.tobytes()
 
     size = 4 * PIECE * width
@@ -48,8 +48,57 @@ def evaluate(
     results = np.empty((len(examples), width), np.float32)
     for piece, payload in zip(pieces, payloads, strict=True):
         results[piece] = np.frombuffer(payload, "<f4").reshape(PIECE, width)[: len(piece)]
-    table = torch.from_numpy(results)
-    labels = [e.label for e in examples]
-    if width == 1 or any(label is None for label in labels):
-        return summary(table[:, 0])
-    return summary(table[:, 0], table[:, 1:], torch.tensor(labels))
+    return task.score(torch.from_numpy(results), examples)
+
+
+def cut(task: Task, examples: Sequence[Example]) -> list[list[int]]:
+    """Which examples share a forward: a function of the examples alone; each is in one piece."""
+    # Examples of equal length together: less padding.
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    pieces: list[list[int]] = []
+    rows = 0
+    for i in order:
+        own, length = task.rows(examples[i]), len(examples[i].tokens)
+        if not pieces or len(pieces[-1]) == PIECE or (rows + own) * length > TOKENS:
+            pieces.append([])
+            rows = 0
+        pieces[-1].append(i)
+        rows += own
+    return pieces
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The evaluator's model without perturbation, as a task reads it."""
+
+    evaluator: Evaluator
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The logits that enter the loss: [rows, keep, columns]."""
+        return self.evaluator.logits((), batch)[0]
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], pad: int
+    ) -> list[list[int]]:
+        """The most likely next tokens after each prompt, one after the other: at most ``most``, to a stop and with it."""
+        ids, mask, _ = left_padded(prompts, pad)
+        model = self.evaluator.model
+        held = model.generation_config.eos_token_id
+        more = held if isinstance(held, list) else [] if held is None else [held]
+        ends = sorted({*stops, *more})
+        found = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=most,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            use_cache=True,
+            pad_token_id=pad,
+            eos_token_id=ends or None,
+        )
+        written = []
+        for row in found[:, ids.shape[1] :].tolist():
+            stop = next((n + 1 for n, token in enumerate(row) if token in set(ends)), len(row))
+            written.append(row[:stop])
+        return written

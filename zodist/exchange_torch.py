@@ -24,9 +24,12 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @final
 class TorchExchange(FramedExchange):
-    """It makes its own process group over its own store, and neither uses nor touches torch's default group."""
+    """It makes its own process group over its own store, and neither uses nor touches torch's default group.
 
-    def __init__(self, timeout_s: float) -> None:
+    initialised: the program has called torch.distributed.init_process_group; its group makes ours, over its own store.
+    """
+
+    def __init__(self, timeout_s: float, *, initialised: bool = False) -> None:
         """Connect to all workers; ExchangeError if they do not all appear within timeout_s seconds."""
         if not (dist.is_available() and dist.is_gloo_available()):
             raise ExchangeError(
@@ -35,10 +38,16 @@ class TorchExchange(FramedExchange):
         # Not at the top: a torch without gloo lacks these.
         from torch._C._distributed_c10d import AllgatherOptions, AllToAllOptions, ProcessGroupGloo
 
-        worker, workers, host, port = _environment()
+        self._ring_options, self._direct_options = AllgatherOptions, AllToAllOptions
+        self._registered = initialised
         limit = timedelta(seconds=timeout_s)
+        if initialised:
+            self._group: Any = dist.new_group(timeout=limit, backend="gloo")
+            super().__init__(dist.get_rank(), dist.get_world_size(), timeout_s)
+            return
+        worker, workers, host, port = _environment()
         try:
-            self._group: Any = ProcessGroupGloo(
+            self._group = ProcessGroupGloo(
                 _store(worker, workers, host, port, timeout_s), worker, workers, limit
             )
         except (RuntimeError, TimeoutError) as error:
@@ -46,7 +55,6 @@ class TorchExchange(FramedExchange):
                 f"worker {worker} did not find all {workers} workers at {host}:{port} within {timeout_s:g} s; see if "
                 "each has started and reaches it, or raise exchange.timeout_s"
             ) from error
-        self._ring_options, self._direct_options = AllgatherOptions, AllToAllOptions
         super().__init__(worker, workers, timeout_s)
 
     def _buffers(self) -> None:
@@ -68,6 +76,8 @@ class TorchExchange(FramedExchange):
             raise (TimeoutError if late else ConnectionError)(str(error)) from error
 
     def _release(self) -> None:
+        if self._registered and dist.is_initialized():
+            dist.destroy_process_group(self._group)
         self._group = None
 
 

@@ -1,8 +1,8 @@
 """The evaluator: losses at several points near the weights in one forward, weights read-only.
 
-The points of a probe go through the model together: the batch is stacked point-major and each leaf treats its slice with
-that point's parameters (zodist.leaves).  The model's modules keep their own forward for every other use; the evaluator's
-takes over only while a frame is active.
+The points of a probe, or of several probes with a batch each, go through the model together: the batch is stacked
+point-major and each leaf treats its slice with that point's parameters (zodist.leaves).  The model's modules keep their own
+forward for every other use; the evaluator's takes over only while a frame is active.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from torch import nn
 from zodist import singly
 from zodist.direction import Combination, Law
 from zodist.errors import ModelError
-from zodist.leaves import Forward, Frame, head, kind_of
+from zodist.frame import Frame
+from zodist.leaves import Forward, head, kind_of, linear
 from zodist.packing import Packed, longest, pack_of
 from zodist.params import Param
 from zodist.prefix import FrozenPrefix
-from zodist.rows import PackedRows, PaddedRows, bytes_of_token
+from zodist.rows import PackedRows, PaddedRows, bytes_of_token, sharing
+from zodist.stand_in import foreign, refusal, stand_in, trained
 
 if TYPE_CHECKING:
     from zodist.methods import Probe
@@ -38,6 +40,7 @@ class Evaluator:
     prefix: frozen lower layers whose results are kept for every example.  packed: leave padding out, in a model that allows
     it (zodist.packing.obstacle).  room: bytes that the activations of a forward may take (zodist.rows.bytes_of_token);
     points that do not fit together go through several forwards, one point at least in each.
+    one_by_one: whether every point takes a forward of its own, because of modules that zodist.stand_in runs.
     Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
     """
 
@@ -59,7 +62,7 @@ class Evaluator:
         self._heads = {getattr(model.config, name, None) for name in counts}
         self.params = {p.name: p for p in params}
         known = laws if isinstance(laws, Mapping) else {p.id: laws(p) for p in params}
-        self.device = params[0].model.device
+        self.device = params[0].device
         self.frame = Frame(known, parallel, self.device)
         self._accepted = set(inspect.signature(model.forward).parameters)
         if "logits_to_keep" not in self._accepted:
@@ -67,43 +70,43 @@ class Evaluator:
                 f"{type(model).__name__}.forward takes no logits_to_keep; zodist needs a causal language model "
                 "of transformers that computes only the logits that enter the loss"
             )
+        self.one_by_one = False
         self._patched: list[nn.Module] = []
         self._owners: dict[str, str] = {}
         self._install(params)
 
     def _install(self, params: Sequence[Param]) -> None:
-        by_storage = {p.model.data_ptr(): p for p in params}
+        by_storage = {p.storage: p for p in params}
         output = self.model.get_output_embeddings()
+        if type(output) is not nn.Linear:
+            raise ModelError(f"zodist needs a linear output layer, found {type(output).__name__}")
+        whole = foreign(self.model, by_storage)
+        lent = {id(place.holder) for places in whole.values() for place in places}
         found: set[str] = set()
         for path, module in self.model.named_modules():
-            own = {
-                name: by_storage[value.data_ptr()]
-                for name, value in module._parameters.items()
-                if value is not None and value.data_ptr() in by_storage
-            }
-            if not own and module is not output:
+            own = {} if id(module) in lent else trained(module, by_storage)
+            if path in whole:
+                names = {place.param.name for place in whole[path]}
+                inner = stand_in(self.frame, module, whole[path])
+                alone = refusal(module, ", ".join(names))
+            elif own and (kind := kind_of(module)) is not None:
+                names = {p.name for p in own.values()}
+                inner = kind(self.frame, module, own, path)
+                alone = singly.kind_of(module)(self.frame, module, own, path)
+            elif module is output:
+                names, inner = set(), linear(self.frame, module, own, path)
+                alone = singly.linear(self.frame, module, own, path)
+            else:
                 continue
-            kind = kind_of(module)
-            if kind is None:
-                names = ", ".join(p.name for p in own.values())
-                raise ModelError(
-                    f"{names}: zodist cannot perturb {type(module).__name__} exactly; leave it out with model.train"
-                )
-            found.update(p.name for p in own.values())
-            inner, alone = (
-                kind(self.frame, module, own, path),
-                singly.kind_of(module)(self.frame, module, own, path),
-            )
             if module is output:
-                if not isinstance(module, nn.Linear):
-                    raise ModelError(
-                        f"{path}: zodist needs a linear output layer, found {type(module).__name__}"
-                    )
                 inner = head(self.frame, module, own, path, inner)
                 alone = singly.head(self.frame, module, own, path, alone)
-            if own:
-                self._owners[path] = ", ".join(p.name for p in own.values())
+            found |= names
+            if names:
+                self._owners[path] = ", ".join(sorted(names))
             self._patch(module, path, inner, alone)
+        if whole:
+            self.one_by_one, self._tokens = True, 0.0
         missing = [p.name for p in params if p.name not in found]
         if missing:
             raise ModelError(
@@ -131,15 +134,7 @@ class Evaluator:
         self._patched.clear()
 
     @contextmanager
-    def _framed(
-        self,
-        points: Sequence[Combination],
-        stack: int,
-        columns: torch.Tensor | None,
-        shares: torch.Tensor | None,
-        owners: torch.Tensor | None,
-    ):
-        self.frame.start(points, stack, columns, shares, owners)
+    def _framed(self):
         try:
             yield
         finally:
@@ -147,33 +142,47 @@ class Evaluator:
 
     def logits(self, points: Sequence[Combination], batch: Batch) -> torch.Tensor:
         """The logits that enter the loss: [points, rows, keep, columns]; no points: one, the weights themselves."""
-        return torch.stack(list(self._run(points, batch, self._pack(batch), max(1, len(points)))))
+        if self.one_by_one and len(points) > 1:
+            return torch.cat([self.logits([point], batch) for point in points])
+        found = self._run(points, [batch], self._packs([batch]), max(1, len(points)))
+        return torch.stack([logits for _, logits in found])
 
-    def _pack(self, batch: Batch) -> Packed | None:
-        found = pack_of(batch) if batch.input_ids.shape[1] <= self._longest else None
+    def _packs(self, batches: Sequence[Batch]) -> list[Packed | None]:
+        """The batches without padding; None for all of them where they are padded."""
+        padded: list[Packed | None] = [None] * len(batches)
+        if any(b.input_ids.shape[1] > self._longest for b in batches):
+            return padded
+        found = [pack_of(b) for b in batches]
+        if len(batches) > 1 and (any(found) or len({b.input_ids.shape for b in batches}) > 1):
+            found = [pack or pack_of(b, always=True) for b, pack in zip(batches, found, strict=True)]
         # With as many tokens as heads, zodist.singly could not tell the two axes of a head's norm apart.
-        return None if found is None or len(found.ids) in self._heads else found
+        return padded if any(pack is not None and len(pack.ids) in self._heads for pack in found) else found
 
     def _run(
         self,
         points: Sequence[Combination],
-        batch: Batch,
-        pack: Packed | None,
+        batches: Sequence[Batch],
+        packs: Sequence[Packed | None],
         copies: int,
         shares: torch.Tensor | None = None,
-    ) -> Iterator[torch.Tensor]:
-        """The logits of each copy of the batch, [rows, keep, columns].  pack: the batch without padding, if it is packed."""
-        rows = PaddedRows(batch, copies) if pack is None else PackedRows([batch], [pack], copies)
+    ) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Each copy of each batch in turn, and its logits, [rows, keep, columns].
+
+        points: of all copies, in this order.  packs: as ``_packs`` gives them.
+        """
+        whole = [pack for pack in packs if pack is not None]
+        rows = PackedRows(batches, whole, copies) if whole else PaddedRows(batches, copies)
         inputs = {
             name: self.frame.know(x) if name == "input_ids" else x.to(self.device, non_blocking=True)
             for name, x in rows.inputs(self.prefix).items()
             if name in self._accepted
         }
         rows.move_(self.device)
-        columns = None if batch.columns is None else batch.columns.to(self.device, non_blocking=True)
+        columns = batches[0].columns
+        columns = None if columns is None else columns.to(self.device, non_blocking=True)
         skipping = nullcontext() if self.prefix is None else self.prefix.skipping()
-        framed = self._framed(points, rows.lead, columns, shares, rows.owners)
-        with torch.inference_mode(), framed, skipping, rows.within(self.model):
+        self.frame.start(points, rows.lead, columns, shares, rows.owners, rows.lengths)
+        with torch.inference_mode(), self._framed(), skipping, rows.within(self.model):
             logits = self.model(**inputs, logits_to_keep=rows.keep, use_cache=False).logits
             if points:
                 self._check_calls()
@@ -182,29 +191,54 @@ class Evaluator:
     def _check_calls(self) -> None:
         for path, names in self._owners.items():
             calls = self.frame.calls.get(path, 0)
-            if calls != 1:
+            if calls != 1 and not (self.one_by_one and calls):
                 raise ModelError(
                     f"{names}: {path} ran {calls} times in one forward, zodist needs exactly one; "
                     "leave it out with model.train"
                 )
 
     def losses(self, points: Sequence[Combination], batches: Iterable[Batch]) -> np.ndarray:
-        """Mean loss per example at each point: float64 [points].
+        """Mean loss per example at each point: float64 [points]; no points: one, the weights themselves.
 
         batches: the pieces of one batch, one forward each.  Per-example losses are float32 or better; sums are float64,
         in the order of examples.
         """
-        total, examples = np.zeros(max(1, len(points)), np.float64), 0
-        for batch in batches:
-            pack = self._pack(batch)
-            fit = self._fit(batch, pack)
-            for first in range(0, len(total), fit):
-                some = points if fit >= len(total) else points[first : first + fit]
-                logits = self._run(some, batch, pack, max(1, len(some)))
-                sums = torch.stack([batch.losses(at).double().sum() for at in logits])
-                total[first : first + fit] += sums.cpu().numpy()
-            examples += batch.examples
+        return self.group_losses([points], [list(batches)])[0]
+
+    def group_losses(
+        self, points: Sequence[Sequence[Combination]], batches: Sequence[Sequence[Batch]]
+    ) -> np.ndarray:
+        """The losses of several probes, all with equally many points: float64 [probes, points].
+
+        batches: the pieces of each probe's own batch, equally many; a forward has one piece of as many probes as fit.  The
+        last bits of a loss depend on what shares its forward.
+        """
+        copies, whole = max(1, len(points[0])), slice(0, len(points))
+        total, examples = np.zeros((len(points), copies)), np.zeros((len(points), 1), np.int64)
+        every = points[0] if len(points) == 1 else tuple(at for own in points for at in own)
+        for pieces in zip(*batches, strict=True):
+            packs = self._packs(pieces)
+            for part in sharing(pieces, packs, copies, self._tokens):
+                some = every[part.start * copies : part.stop * copies] if part != whole else every
+                self._add_(total[part], some, pieces[part], packs[part])
+            examples[:, 0] += [piece.examples for piece in pieces]
         return total / examples
+
+    def _add_(
+        self,
+        total: np.ndarray,
+        points: Sequence[Combination],
+        batches: Sequence[Batch],
+        packs: Sequence[Packed | None],
+    ) -> None:
+        """Add sums of losses to those of some probes, [probes, points]; one alone takes several forwards if it has to."""
+        copies = total.shape[1]
+        fit = copies if len(batches) > 1 else self._fit(batches[0], packs[0])
+        for first in range(0, copies, fit):
+            some = points if fit >= copies else points[first : first + fit]
+            found = self._run(some, batches, packs, max(1, len(some) // len(batches)))
+            sums = torch.stack([batch.losses(logits).double().sum() for batch, logits in found])
+            total[:, first : first + fit] += sums.cpu().numpy().reshape(len(batches), -1)
 
     def _fit(self, batch: Batch, pack: Packed | None) -> int:
         """How many copies of a batch one forward may have."""
@@ -220,7 +254,7 @@ class Evaluator:
         size, passes = probe.examples, len(probe.points) // probe.examples
         differences, means, at = np.empty((passes, size)), [], 0
         for batch in batches:
-            rows, pack = batch.examples, self._pack(batch)
+            rows, (pack,) = batch.examples, self._packs([batch])
             if at + rows > size:
                 raise ModelError(
                     f"{size} directions for {at + rows} examples: set the method's examples to batch.size"
@@ -241,8 +275,8 @@ class Evaluator:
                     if len(part) == len(shares)
                     else [own[j % len(own)] for j in range(first, first + len(part))]
                 )
-                logits = self._run(some, batch, pack, len(part) // rows, part)
-                found.append(torch.stack([batch.losses(at).double() for at in logits]))
+                logits = self._run(some, [batch], [pack], len(part) // rows, part)
+                found.append(torch.stack([batch.losses(at).double() for _, at in logits]))
             losses = torch.cat(found).cpu().numpy()
             differences[:, at : at + rows] = losses[:passes] - losses[passes:]
             means.append(losses.reshape(-1) if probe.paired else losses[passes])

@@ -45,7 +45,8 @@ def start(cores: int, environment: Mapping[str, str] = os.environ) -> Start:
         return int(text) if text.isdecimal() else default
 
     if environment.get("WORLD_SIZE"):
-        workers, beside = number("WORLD_SIZE", 1), number("LOCAL_WORLD_SIZE", 1)
+        beside = number("LOCAL_WORLD_SIZE", number("LOCAL_SIZE", 1))  # the second is of DeepSpeed's launcher
+        workers = number("WORLD_SIZE", 1)
         return Start("torch", number("RANK", 0), workers, beside, "WORLD_SIZE")
     for rank, size, local in _MPI:
         if rank in environment and number(size, 0):

@@ -1,133 +1,27 @@
 """How each kind of leaf module runs at several points in one forward, without ever writing to its weights.
 
-The rows of the batch are stacked point-major, [points * rows, ...].  A leaf perturbs its own parameters into the
-frame's scratch for the time of its call: base noise once, one copy per point.  What cannot be done exactly is refused
-by name when the evaluator is made.
+The rows of the batch are stacked point-major, [points * rows, ...]; those of points with batches of unequal length stand
+end to end, [1, tokens, ...].  A leaf perturbs its own parameters into the frame's scratch for the time of its call: base
+noise once, one copy per point.  What cannot be done exactly is refused by name when the evaluator is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from zodist.direction import Cache, Combination, Laid, Law
 from zodist.errors import ModelError
+from zodist.frame import Frame
 from zodist.matrix import LaidLowRank
 from zodist.params import Param
-
-# Numbers of a large matrix at a time: on the CPU they stay in cache between noise and GEMM.
-PIECE, CUDA_PIECE = 1 << 21, 1 << 26
+from zodist.ragged import Ragged
 
 Forward = Callable[..., torch.Tensor]
-
-
-@dataclass
-class Frame:
-    """What one forward is about: its points, its scratch, what was seen.  One per evaluator, reset for each forward."""
-
-    laws: Mapping[int, Law | None]
-    parallel: bool
-    device: torch.device = torch.device("cpu")
-    points: Sequence[Combination] = ()
-    columns: torch.Tensor | None = None
-    stack: int = 0
-    active: bool = False
-    shares: torch.Tensor | None = None
-    owners: torch.Tensor | None = None
-    calls: dict[str, int] = field(default_factory=dict)
-    known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-    _cache: Cache = field(default_factory=dict)
-    _laid: dict[int, Laid] = field(default_factory=dict)
-    _scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
-
-    def start(
-        self,
-        points: Sequence[Combination],
-        stack: int,
-        columns: torch.Tensor | None,
-        shares: torch.Tensor | None = None,
-        owners: torch.Tensor | None = None,
-    ) -> None:
-        """Begin a forward with ``stack`` on dim 0 at these points (none: at the weights); equal points keep their tables.
-
-        shares: where every example has a point of its own, how much of it in each copy of the batch: +1, -1, or 0 for the
-        weights, float32 [copies * examples]; number j is at point j mod the number of points.  owners: which example a token
-        belongs to, int64 [tokens], where dim 0 has the copies alone; None: where it has the examples.
-        """
-        self.shares, self.owners = shares, owners
-        if points is not self.points:
-            self._cache.clear()
-            self._laid.clear()
-        self.points, self.stack, self.columns, self.active = points, stack, columns, True
-        self.calls.clear()
-
-    def laid(self, param: Param) -> Laid | None:
-        """The points' directions for one parameter; None where the weights themselves will do."""
-        found = self._laid.get(param.id)
-        if found is None:
-            law = self.laws.get(param.id)
-            if law is None:
-                return None
-            found = self._laid[param.id] = law.lay(param, self.points, self._cache)
-        return None if found.still else found
-
-    def scratch(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """A buffer of this shape; the next call with the same dtype overwrites it."""
-        size = int(np.prod(shape))
-        held = self._scratch.get(dtype)
-        if held is None or held.numel() < size:
-            held = self._scratch[dtype] = torch.empty(size, dtype=dtype, device=self.device)
-        return held[:size].view(shape)
-
-    @property
-    def piece(self) -> int:
-        """How many numbers of a large matrix to perturb at a time."""
-        return PIECE if self.device.type == "cpu" else CUDA_PIECE
-
-    def know(self, ids: torch.Tensor) -> torch.Tensor:
-        """The model's ids, int64 on the CPU, on the device; which are distinct is found here, where nothing waits for it."""
-        moved = ids.to(self.device, non_blocking=True)
-        if moved is not ids:
-            index, inverse = (
-                x.to(self.device, non_blocking=True) for x in torch.unique(ids, return_inverse=True)
-            )
-            self.known = moved, index, inverse
-        return moved
-
-    def distinct(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The distinct ids, and which of them each id is."""
-        if self.known is not None and self.known[0].data_ptr() == ids.data_ptr():
-            return self.known[1], self.known[2].view(ids.shape)
-        return torch.unique(ids, return_inverse=True)
-
-    def whole(self, param: Param, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """A parameter at every point: [points, *shape], in scratch."""
-        return self.span(param, 0, param.weights.numel(), dtype).view(len(self.points), *param.shape)
-
-    def span(self, param: Param, start: int, stop: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Numbers start .. stop - 1 of a parameter at every point: [points, stop - start], in scratch."""
-        out = self.scratch(dtype or param.model.dtype, len(self.points), stop - start)
-        laid = self.laid(param)
-        if laid is None:
-            return out.copy_(param.weights[start:stop])
-        laid.write_(param, start, stop, out, parallel=self.parallel)
-        return out
-
-    def rows(self, param: Param, index: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Some rows of a matrix at every point: [points, rows, width].  Rows not named are never touched."""
-        dtype, laid = dtype or param.model.dtype, self.laid(param)
-        if laid is None:
-            return param.model.view(param.shape)[index].to(dtype).expand(len(self.points), -1, -1)
-        out = self.scratch(dtype, len(self.points), len(index), param.shape[-1])
-        laid.rows_(param, index, out, parallel=self.parallel)
-        return out
 
 
 class Lookup(TorchFunctionMode):
@@ -160,6 +54,9 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
             raise ModelError(f"{path}: {stack} rows expected, its input is {tuple(ids.shape)}")
         index, inverse = frame.distinct(ids)
         rows = frame.rows(param, index)
+        split = frame.split(ids.shape[1], path)
+        if split is not None:
+            return rows.flatten(0, 1)[inverse + split.owner * len(index)]
         own = inverse.expand(stack, *ids.shape[1:]).reshape(points, -1)
         offsets = torch.arange(points, device=ids.device) * len(index)
         return rows.flatten(0, 1)[own + offsets[:, None]].view(stack, *ids.shape[1:], -1)
@@ -173,12 +70,38 @@ def embedding(frame: Frame, module: nn.Embedding, own: dict[str, Param], path: s
     return forward
 
 
-def _stack(frame: Frame, x: torch.Tensor, path: str) -> torch.Tensor:
-    """[points * rows, ..., in] as [points, rows', in], contiguous (a strided slice would go through a slow product)."""
+def _stack(frame: Frame, x: torch.Tensor, path: str) -> tuple[torch.Tensor, Ragged | None]:
+    """[points * rows, ..., in] as [points, rows', in], contiguous (a strided slice would go through a slow product).
+
+    Where the points' tokens stand end to end, [tokens, in], and how they are split.
+    """
     points = len(frame.points)
+    if frame.ragged:
+        return x.reshape(-1, x.shape[-1]), frame.split(x.shape[:-1].numel(), path)
     if x.shape[0] % points:
         raise ModelError(f"{path}: cannot be split into {points} points, its input is {tuple(x.shape)}")
-    return x.reshape(points, -1, x.shape[-1]).contiguous()
+    return x.reshape(points, -1, x.shape[-1]).contiguous(), None
+
+
+def _times(x: torch.Tensor, matrices: torch.Tensor, split: Ragged | None) -> torch.Tensor:
+    """What ``_stack`` gives times a matrix for each point, [points, in, out]."""
+    return torch.bmm(x, matrices) if split is None else split.products(x, matrices)
+
+
+def _add_thin_(
+    y: torch.Tensor, x: torch.Tensor, laid: LaidLowRank, split: Ragged | None, transpose: bool
+) -> torch.Tensor:
+    """Add x times each point's low-rank matrix to y."""
+    if split is None:
+        return y.baddbmm_(*laid.times(x, transpose=transpose))
+    for (points, own), (_, out) in zip(split.parts(x), split.parts(y), strict=True):
+        out.baddbmm_(*laid.times(own, transpose=transpose, start=points.start))
+    return y
+
+
+def _add_vector_(y: torch.Tensor, vectors: torch.Tensor, split: Ragged | None) -> torch.Tensor:
+    """Add each point's vector, [points, out], to y."""
+    return y.add_(vectors.unsqueeze(1) if split is None else vectors[split.owner])
 
 
 def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) -> Forward:
@@ -187,26 +110,28 @@ def linear(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str) ->
     A low-rank direction is never added to the weights: y = x W^T + (x right^T) left^T.
     """
     weight, bias, out_features = own.get("weight"), own.get("bias"), module.out_features
+    small = weight is None or module.in_features * out_features <= 2 * frame.piece
+    biased = module.bias is not None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        points, stacked = len(frame.points), _stack(frame, x, path)
+        stacked, split = _stack(frame, x, path)
         laid = None if weight is None else frame.laid(weight)
         if weight is None or laid is None:
             y = stacked @ module.weight.t()
         elif isinstance(laid, LaidLowRank):
-            y = (stacked @ module.weight.t()).baddbmm_(*laid.times(stacked, transpose=True))
-        elif weight.weights.numel() <= 2 * frame.piece:
-            y = torch.bmm(stacked, frame.whole(weight).transpose(1, 2))
+            y = _add_thin_(stacked @ module.weight.t(), stacked, laid, split, transpose=True)
+        elif small:
+            y = _times(stacked, frame.whole(weight).transpose(1, 2), split)
         else:
-            step = max(1, frame.piece // module.in_features)
-            y = x.new_empty(points, stacked.shape[1], out_features)
+            step, points = max(1, frame.piece // module.in_features), len(frame.points)
+            y = x.new_empty(*stacked.shape[:-1], out_features)
             for row in range(0, out_features, step):
                 stop = min(row + step, out_features)
                 span = frame.span(weight, row * module.in_features, stop * module.in_features)
-                y[:, :, row:stop] = torch.bmm(stacked, span.view(points, stop - row, -1).transpose(1, 2))
+                y[..., row:stop] = _times(stacked, span.view(points, stop - row, -1).transpose(1, 2), split)
         if bias is not None:
-            y.add_(frame.whole(bias).unsqueeze(1))
-        elif module.bias is not None:
+            _add_vector_(y, frame.whole(bias), split)
+        elif biased:
             y.add_(module.bias)
         return y.view(*x.shape[:-1], -1)
 
@@ -218,47 +143,79 @@ def conv1d(frame: Frame, module: Conv1D, own: dict[str, Param], path: str) -> Fo
     weight, bias = own.get("weight"), own.get("bias")
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        stacked = _stack(frame, x, path)
+        stacked, split = _stack(frame, x, path)
         laid = None if weight is None else frame.laid(weight)
         if weight is None or laid is None:
             y = stacked @ module.weight
         elif isinstance(laid, LaidLowRank):
-            y = (stacked @ module.weight).baddbmm_(*laid.times(stacked, transpose=False))
+            y = _add_thin_(stacked @ module.weight, stacked, laid, split, transpose=False)
         else:
-            y = torch.bmm(stacked, frame.whole(weight))
-        y.add_(module.bias if bias is None else frame.whole(bias).unsqueeze(1))
+            y = _times(stacked, frame.whole(weight), split)
+        if bias is None:
+            y.add_(module.bias)
+        else:
+            _add_vector_(y, frame.whole(bias), split)
         return y.view(*x.shape[:-1], -1)
 
     return forward
 
 
+def multiplies(module: nn.Module) -> bool:
+    """Whether a normalisation multiplies by its weight as it stands, so that it may have one for every point at once.
+
+    Torch's own have it inside a kernel that takes a single one.
+    """
+    return type(module) not in (nn.LayerNorm, nn.RMSNorm)
+
+
 def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> Forward:
-    """Any normalisation over the last axis: its own forward, once per point.
+    """Any normalisation over the last axis: its own forward, for all points at once or once per point.
 
     Its few weights are perturbed in float32, since in 16 bits a weight near 1 would round eps away.
     """
-    original = module.forward
-    held = {name: p for name, p in module._parameters.items() if p is not None}
+    original, at_once = module.forward, multiplies(module)
+
+    def given(held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The parameters at every point, float32 [points, size]."""
+        points = len(frame.points)
+        if len(own) == len(held) == 1:
+            return {n: frame.whole(p, torch.float32) for n, p in own.items()}
+        found = {n: p.float().expand(points, *p.shape) for n, p in held.items() if n not in own}
+        return found | {n: frame.whole(p, torch.float32).clone() for n, p in own.items()}
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        points = len(frame.points)
-        stacked = x.view(points, -1, *x.shape[1:])
-        values = {
-            name: frame.whole(own[name], torch.float32).clone()
-            if name in own
-            else p.float().expand(points, *p.shape)
-            for name, p in held.items()
-        }
-        outputs = []
+        held = {name: p for name, p in module._parameters.items() if p is not None}
+        points, values = len(frame.points), given(held)  # type: ignore[arg-type]
+        axis = _token_axis(frame, x)
+        split = frame.split(x.shape[axis], path)
         try:
-            for p in range(points):
+            if at_once and split is None:
+                shape = (points, *(1,) * (x.dim() - 1), -1)
+                module._parameters.update({n: v.view(shape) for n, v in values.items()})  # type: ignore[arg-type]
+                y = original(x.view(points, -1, *x.shape[1:])).to(x.dtype)
+                return y.reshape(x.shape).contiguous()
+            if at_once and split is not None:
+                shape = [-1 if dim in (axis, x.dim() - 1) else 1 for dim in range(x.dim())]
+                shape[axis] = x.shape[axis]
+                module._parameters.update({n: v[split.owner].view(shape) for n, v in values.items()})  # type: ignore[arg-type]
+                return original(x).to(x.dtype).contiguous()
+            outputs = []
+            parts = x.view(points, -1, *x.shape[1:]) if split is None else x.split(split.lengths, axis)
+            for p, part in enumerate(parts):
                 module._parameters.update({name: value[p] for name, value in values.items()})  # type: ignore[arg-type]
-                outputs.append(original(stacked[p]).to(x.dtype))
+                outputs.append(original(part).to(x.dtype))
+            return torch.cat(outputs, 0 if split is None else axis)
         finally:
             module._parameters.update(held)
-        return torch.cat(outputs)
 
     return forward
+
+
+def _token_axis(frame: Frame, x: torch.Tensor) -> int:
+    """Which axis of an activation has the tokens: some models fold rows into it, and heads stand before or after it."""
+    if x.dim() == 2:
+        return 0
+    return 2 if frame.ragged and x.dim() == 4 and x.shape[2] == max(frame.ragged) else 1
 
 
 def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inner: Forward) -> Forward:
@@ -273,21 +230,18 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
         if frame.columns is None:
             return inner(x) if own and frame.points else F.linear(x.contiguous(), module.weight, module.bias)
         columns, points = frame.columns, max(1, len(frame.points))
-        stacked = (
-            x.reshape(points, -1, x.shape[-1]).float().contiguous()
-        )  # a strided slice has sums of other orders
+        split = frame.split(x.shape[:-1].numel(), path)
+        stacked = x.reshape(*(() if split else (points,)), -1, x.shape[-1])
+        stacked = stacked.float().contiguous()  # a strided slice has sums of other orders
         if weight is None or not frame.points:
             chosen = module.weight[columns].float().expand(points, -1, -1)
         else:
             chosen = frame.rows(weight, columns, torch.float32)
-        y = torch.bmm(stacked, chosen.transpose(1, 2))
-        if module.bias is not None:
-            here = (
-                module.bias[columns]
-                if bias is None or not frame.points
-                else frame.whole(bias, torch.float32)[:, None, columns]
-            )
-            y.add_(here)
+        y = _times(stacked, chosen.transpose(1, 2), split)
+        if bias is not None and frame.points:
+            _add_vector_(y, frame.whole(bias, torch.float32)[:, columns], split)
+        elif module.bias is not None:
+            y.add_(module.bias[columns])
         return y.view(*x.shape[:-1], -1)
 
     return forward

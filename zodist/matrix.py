@@ -80,6 +80,11 @@ class Projected(Law):
     along: np.ndarray
     scale: np.ndarray
 
+    @property
+    def shape_alone(self) -> bool:
+        """Methods keep vectors whole."""
+        return True
+
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidProjected:
         """The tables of the dense noise serve every parameter."""
         return LaidProjected(param, self, *shared_tables(self.noise, combinations, cache))
@@ -110,6 +115,11 @@ class LowRank(Law):
 
     factors: Factors
 
+    @property
+    def shape_alone(self) -> bool:
+        """Methods keep factors whole."""
+        return True
+
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidLowRank:
         """Form the factors."""
         return LaidLowRank(param, *self.factors(combinations, cache))
@@ -124,14 +134,16 @@ class LaidLowRank(LaidRows, LaidFused):
             param.kernels.send(np.ascontiguousarray(f, np.float32)) for f in (left, right)
         )
 
-    def times(self, x: torch.Tensor, *, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two thin operands with which x [C, rows, k] is multiplied to get x D^T (transpose) or x D.
+    def times(self, x: torch.Tensor, *, transpose: bool, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two thin operands with which x [c, rows, k] is multiplied to get x D^T (transpose) or x D.
 
-        Returns x times the first factor, [C, rows, r], and the second factor, [C, r, out], in x's dtype.
+        start: the number of the first of these c combinations.
+        Returns x times the first factor, [c, rows, r], and the second factor, [c, r, out], in x's dtype.
         """
-        left, right = (torch.as_tensor(f).to(x.dtype) for f in (self.left, self.right))
-        first, second = (right.transpose(1, 2), left.transpose(1, 2)) if transpose else (left, right)
         points = len(x)
+        factors = (f if len(f) == 1 else f[start : start + points] for f in (self.left, self.right))
+        left, right = (torch.as_tensor(f).to(x.dtype) for f in factors)
+        first, second = (right.transpose(1, 2), left.transpose(1, 2)) if transpose else (left, right)
         return torch.bmm(x, first.expand(points, -1, -1)), second.expand(points, -1, -1)
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:

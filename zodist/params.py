@@ -49,6 +49,16 @@ class Param:
         return KINDS[self.weights.dtype]
 
     @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def storage(self) -> int:
+        """By what a module's tensor is known to be this parameter, see ``storage_of``."""
+        return storage_of(self.model)
+
+    @property
     def words(self) -> Any:
         """The held weights as the kernels take them."""
         return as_words(self.weights, self.kernels)
@@ -57,7 +67,13 @@ class Param:
 def as_words(tensor: torch.Tensor, kernels: Kernels = HOST) -> Any:
     """A contiguous float tensor's numbers as flat unsigned words, uint32 for float32, else uint16; memory is shared."""
     unsigned = torch.uint32 if tensor.dtype == torch.float32 else torch.uint16
-    return kernels.view(tensor.detach().view(unsigned).reshape(-1))
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    return kernels.view(plain.view(unsigned)).reshape(-1)
+
+
+def storage_of(value: torch.Tensor) -> int:
+    """What tells a module's parameters apart: where the numbers lie, or else the object, whose numbers are elsewhere."""
+    return (value.data_ptr() if type(value.data) is torch.Tensor else 0) or id(value)
 
 
 def address(name: str) -> int:
@@ -68,37 +84,45 @@ def address(name: str) -> int:
 def collect(model: torch.nn.Module, pattern: str = "", *, master: bool = False) -> list[Param]:
     """The parameters whose name matches a regular expression (all for ""), in the model's order; tied ones once.
 
+    Of a model in which some parameters require a gradient and others do not, these alone.
     master: keep 16-bit weights as a float32 copy of their own, 4 bytes a trained weight.
 
     Raises ModelError when none matches, or one has a dtype or a layout that cannot be perturbed exactly.
+    """
+    params = []
+    named = list(model.named_parameters())
+    for name, p in select([(name, p) for name, p in named if p.requires_grad] or named, pattern):
+        if not p.is_contiguous():
+            raise ModelError(f"parameter {name!r} must be contiguous, found strides {p.stride()}")
+        flat = p.detach().view(-1)
+        held = flat.float() if master else flat
+        params.append(Param(name, address(name), tuple(p.shape), held, flat, kernels=kernels_of(p.device)))
+    return params
+
+
+def select(named: Sequence[tuple[str, torch.Tensor]], pattern: str) -> list[tuple[str, torch.Tensor]]:
+    """Those whose name matches a regular expression.
+
+    Raises ModelError when none does, or one has a dtype that cannot be perturbed exactly, or two have one address.
     """
     try:
         wanted = re.compile(pattern)
     except re.error as error:
         raise ModelError(f"model.train = {pattern!r} is not a regular expression: {error}") from error
-    named = list(model.named_parameters())
     chosen = [(name, p) for name, p in named if wanted.search(name)]
     if not chosen:
         some = ", ".join(name for name, _ in named[:3])
         raise ModelError(f"model.train = {pattern!r} matches no parameter; names look like {some}")
-    params, owner = [], {}
+    owner: dict[int, str] = {}
     for name, p in chosen:
         if p.dtype not in KINDS:
             raise ModelError(
                 f"parameter {name!r} is {p.dtype}; zodist trains float32, bfloat16 and float16 only"
             )
-        if not p.is_contiguous():
-            raise ModelError(f"parameter {name!r} must be contiguous, found strides {p.stride()}")
-        key = address(name)
-        if key in owner:
-            raise ModelError(
-                f"parameters {owner[key]!r} and {name!r} share a noise address; rename one of them"
-            )
-        owner[key] = name
-        flat = p.detach().view(-1)
-        held = flat.float() if master else flat
-        params.append(Param(name, key, tuple(p.shape), held, flat, kernels=kernels_of(p.device)))
-    return params
+        first = owner.setdefault(address(name), name)
+        if first != name:
+            raise ModelError(f"parameters {first!r} and {name!r} share a noise address; rename one of them")
+    return chosen
 
 
 def digest(params: Sequence[Param], *, parallel: bool = False) -> int:
@@ -115,7 +139,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     total = 0
     names = hashlib.blake2b(digest_size=8)
     for name, p in model.named_parameters():
-        names.update(f"{name} {tuple(p.shape)} {p.dtype}\n".encode())
+        names.update(described(name, tuple(p.shape), p.dtype))
         if p.dtype in KINDS:
             flat = p.detach().contiguous().view(-1)
             total += digest(
@@ -123,4 +147,14 @@ def fingerprint(model: torch.nn.Module) -> str:
             )
         else:
             names.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return f"{(total ^ int.from_bytes(names.digest(), 'little')) & 0xFFFFFFFFFFFFFFFF:016x}"
+    return sealed(total, names.digest())
+
+
+def described(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
+    """A parameter's line in a fingerprint."""
+    return f"{name} {shape} {dtype}\n".encode()
+
+
+def sealed(total: int, names: bytes) -> str:
+    """The fingerprint of weights with this digest and parameters of this 64-bit hash."""
+    return f"{(total ^ int.from_bytes(names, 'little')) & 0xFFFFFFFFFFFFFFFF:016x}"

@@ -91,10 +91,17 @@ class Progress:
 
 def sentence(score: Score) -> str:
     """A score in words, with standard errors."""
-    loss = f"loss {score.loss:.4f} ± {score.loss_error:.4f}"
-    if score.accuracy is None:
-        return f"{loss} ({score.examples} examples)"
-    return (
-        f"accuracy {score.accuracy:.1%} ± {score.accuracy_error:.1%}, calibrated {score.calibrated:.1%}, {loss} "
-        f"({score.examples} examples, majority {score.majority:.1%})"
-    )
+    parts = []
+    if score.exact is not None:
+        parts.append(f"exact {score.exact:.1%} ± {score.exact_error:.1%}")
+    if score.accuracy is not None:
+        parts.append(f"accuracy {score.accuracy:.1%} ± {score.accuracy_error:.1%}")
+    if score.calibrated is not None:
+        parts.append(f"calibrated {score.calibrated:.1%}")
+    if score.by_sum is not None:
+        parts.append(f"by sum {score.by_sum:.1%}")
+    if score.f1 is not None:
+        parts.append(f"F1 {score.f1:.1%} ± {score.f1_error:.1%}")
+    parts.append(f"loss {score.loss:.4f} ± {score.loss_error:.4f}")
+    majority = "" if score.majority is None else f", majority {score.majority:.1%}"
+    return f"{', '.join(parts)} ({score.examples} examples{majority})"

@@ -44,6 +44,11 @@ def code_signs(codes: np.ndarray, size: int) -> np.ndarray:
 class RankOne(Law):
     """Outer products of sign vectors; all seeds of a layout have one base."""
 
+    @property
+    def shape_alone(self) -> bool:
+        """Signs have addresses."""
+        return True
+
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidRankOne:
         """Vectors of the base, and the codes and weights of every combination."""
         if "codes" not in cache:

@@ -69,7 +69,7 @@ class Rule:
         decay, key = np.float32(1.0 - lr * self.settings.weight_decay), np.uint64(rounding)
         for param in self.params:
             law = laws[param.id]
-            if law is not None:
+            if law is not None and param.weights.numel():  # a sharded model's last range may be empty
                 self.fold_(param, law, gradient, cache, decay, lr, key)
                 param.publish()
 
@@ -87,18 +87,18 @@ class Rule:
         self.sweep_(param, law.lay(param, [gradient], cache), decay, lr, key)
 
     def sweep_(self, param: Param, laid: Laid, decay: np.float32, lr: float, key: np.uint64) -> None:
-        """The pieces of a parameter whose gradient is laid out as it stands."""
-        numbers = param.weights.numel()
-        size = max(laid.grain, param.kernels.piece // laid.grain * laid.grain)
-        if self._gradient.numel() < min(size, numbers):
-            self._gradient = torch.empty(min(size, numbers), device=param.weights.device)
-        for start in range(0, numbers, size):
-            stop = min(start + size, numbers)
-            piece = self._gradient[: stop - start].view(1, -1)
-            laid.write_(
-                param, param.origin + start, param.origin + stop, piece, add=False, parallel=self.parallel
-            )
-            self.move_(param, start, piece[0], decay, lr, key)
+        """The pieces of a parameter whose gradient is laid out as it stands, in whole grains even where a range is held."""
+        grain, origin, end = laid.grain, param.origin, param.origin + param.weights.numel()
+        first, last = origin - origin % grain, end + -end % grain
+        size = min(max(grain, param.kernels.piece // grain * grain), last - first)
+        if self._gradient.numel() < size:
+            self._gradient = torch.empty(size, device=param.weights.device)
+        for start in range(first, last, size):
+            stop = min(start + size, last)
+            piece = self._gradient[: stop - start]
+            laid.write_(param, start, stop, piece.view(1, -1), add=False, parallel=self.parallel)
+            a, b = max(start, origin), min(stop, end)
+            self.move_(param, a - origin, piece[a - start : b - start], decay, lr, key)
 
     def move_(
         self, param: Param, start: int, gradient: torch.Tensor, decay: np.float32, lr: float, key: np.uint64

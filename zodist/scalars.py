@@ -80,9 +80,9 @@ class Scalars:
 def scalars(line: dict[str, Any]) -> dict[str, float]:
     """The finite numbers of a line of metrics.jsonl by tag: train/... of a step, <split>/... of an evaluation."""
     if "slope" in line:
-        group, names = "train", ("loss", "slope", "lr", "forwards", "skipped")
+        group, names = "train", ("loss", "slope", "lr", "forwards", "skipped", "outliers")
     else:
-        group, names = line.get("split", ""), ("loss", "accuracy", "calibrated")
+        group, names = line.get("split", ""), ("loss", "accuracy", "calibrated", "f1", "exact")
     known = {f"{group}/{name}": line[name] for name in names if group and line.get(name) is not None}
     return {tag: float(value) for tag, value in known.items() if math.isfinite(value)}
 

@@ -29,6 +29,11 @@ class Signed(Law):
 
     law: int
 
+    @property
+    def shape_alone(self) -> bool:
+        """Signs have addresses."""
+        return True
+
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidSigned:
         """Draw the signs of every seed that occurs; all must have one base."""
         seeds = np.unique(np.concatenate([c.seeds for c in combinations]))

@@ -18,7 +18,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from zodist.errors import ModelError
-from zodist.leaves import Forward, Frame, Lookup
+from zodist.frame import Frame
+from zodist.leaves import Forward, Lookup, multiplies
 from zodist.matrix import matrix_shape
 from zodist.params import Param
 from zodist.rank_one import LaidRankOne
@@ -160,11 +161,11 @@ def norm(frame: Frame, module: nn.Module, own: dict[str, Param], path: str) -> F
     An RMS norm multiplies by its weight, so the weights are given at once and spread over the axes between; a layer norm's
     weight is part of its kernel, which runs once per share.
     """
-    original, at_once = module.forward, type(module) is not nn.LayerNorm
-    held = {name: p for name, p in module._parameters.items() if p is not None}
+    original, at_once = module.forward, multiplies(module)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         assert frame.shares is not None
+        held = {name: p for name, p in module._parameters.items() if p is not None}
         shape, x = x.shape, _unfolded(frame, x)
         values = {name: p.float().expand(len(frame.shares), *p.shape) for name, p in held.items()}
         for name, param in own.items():

@@ -9,6 +9,9 @@ The file is written here and not by the safetensors package, which would copy ev
 data go from each tensor to the file, one tensor at a time.  Largest elements come first, so that all are
 aligned, then names in order: equal tensors give equal files.
 
+Of a sharded model there is a file for each part, snapshot-<step>.<number>-of-<parts>.safetensors, with the same
+tensors; `part` and `origins` in its metadata say which ranges of those that are cut.  Only all parts are a snapshot.
+
 Order of writing: temporary file, fsync, rename over the final name, fsync of the folder; only then are older
 snapshots removed.  A snapshot that cannot be written leaves the older ones as they were.
 """
@@ -21,9 +24,10 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -33,8 +37,7 @@ from zodist.journal import make_folder, sync_folder
 
 FORMAT = "zodist-snapshot/1"
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"snapshot-([0-9]{8,})\.safetensors")
-_UNFINISHED = re.compile(r"snapshot-[0-9]{8,}\.safetensors\.unfinished")
+_NAME = re.compile(r"snapshot-([0-9]{8,})(?:\.([0-9]+)-of-([0-9]+))?\.safetensors")
 _CRC = re.compile(rb'("crc":")([0-9a-f]{8})(")')
 _ZEROS = b"00000000"
 _CHUNK = 1 << 22
@@ -56,19 +59,47 @@ _DTYPES = {
 }
 
 
-class Tensors(Mapping[str, torch.Tensor]):
-    """The tensors of a snapshot by name, each read from the file when it is asked for, on the CPU."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a sharded model a file holds.
 
-    def __init__(self, path: Path) -> None:
-        """Open the file; it may be removed while this object lives."""
-        self._file = safe_open(path, framework="pt", device="cpu")
-        self._names = tuple(self._file.keys())
+    origins: of every tensor that is cut, where in the whole, seen flat, its first number is.
+    """
+
+    number: int
+    parts: int
+    origins: Mapping[str, int]
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """The tensors of a snapshot by name, each read from its files when it is asked for, on the CPU."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open the files, in the order of their parts; they may be removed while this object lives."""
+        self._files: list[Any] = [safe_open(path, framework="pt", device="cpu") for path in paths]
+        self._origins = [json.loads((file.metadata() or {}).get("origins", "{}")) for file in self._files]
+        self._names = tuple(self._files[0].keys())
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Read one tensor into memory of the caller's own; nothing is kept, so asking twice reads twice."""
         if name not in self._names:
             raise KeyError(name)
-        return self._file.get_tensor(name).clone()  # the package returns a view of the mapped file
+        cut = len(self._files) > 1 and name in self._origins[0]
+        parts = [file.get_tensor(name) for file in (self._files if cut else self._files[:1])]
+        return torch.cat(parts) if cut else parts[0].clone()  # the package returns a view of the mapped file
+
+    def range(self, name: str, first: int, stop: int) -> torch.Tensor:
+        """Numbers first .. stop - 1 of a tensor seen flat; no others are read."""
+        found = []
+        for file, origins in zip(self._files, self._origins, strict=True):
+            part, origin = file.get_slice(name), origins.get(name, 0)
+            size = math.prod(part.get_shape())
+            a, b = max(first - origin, 0), min(stop - origin, size)
+            if a < b or not found:
+                found.append(part[a : max(a, b)] if len(part.get_shape()) == 1 else part[:].reshape(-1)[a:b])
+            if name not in origins:
+                break
+        return torch.cat(found)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
@@ -81,10 +112,10 @@ class Tensors(Mapping[str, torch.Tensor]):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot whose checksum was right: step, tensors, path, and why newer files were passed over."""
+    """A snapshot whose checksums were right.  path: of its first part; skipped: why newer ones were passed over."""
 
     step: int
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Tensors
     path: Path
     skipped: tuple[str, ...]
 
@@ -99,14 +130,28 @@ def save(
     """
     if keep < 1 or step < 0:
         raise ValueError(f"keep = {keep} must be >= 1 and step = {step} must be >= 0")
+    path = write(folder, step, tensors, run, rounds)
+    prune(folder, step, keep)
+    return path
+
+
+def write(
+    folder: str | Path,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    run: str,
+    rounds: int = 0,
+    part: Part | None = None,
+) -> Path:
+    """Write a snapshot, or a part of one, and return its path; see ``save``."""
     folder = Path(folder)
-    path = folder / f"snapshot-{step:08d}.safetensors"
+    which = "" if part is None else f".{part.number}-of-{part.parts}"
+    path = folder / f"snapshot-{step:08d}{which}.safetensors"
     unfinished = path.with_name(path.name + ".unfinished")
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header = _header(names, tensors, step, run, rounds)
+    header = _header(names, tensors, step, run, rounds, part)
     try:
         make_folder(folder)
-        _remove_unfinished(folder)
         try:
             _write(unfinished, header, names, tensors)
             os.replace(unfinished, path)
@@ -114,12 +159,25 @@ def save(
             unfinished.unlink(missing_ok=True)
             raise
         sync_folder(folder)
-        older = [found for found in listed(folder) if found[0] <= step]
-        for _, surplus in older[keep:]:
-            surplus.unlink(missing_ok=True)
     except OSError as error:
         raise SnapshotError(f"cannot write the snapshot {path}: {error.strerror or error}") from error
     return path
+
+
+def prune(folder: str | Path, step: int, keep: int) -> None:
+    """Remove all snapshots up to a step but the newest `keep`, and what writers left that died.
+
+    Nobody may be writing: the journal's lock sees to it that a run has one writer, and parts are written together.
+    """
+    try:
+        stay = [found for found in _sets(Path(folder)) if found[0] <= step][:keep]
+        kept = {path for _, paths in stay for path in paths}
+        for path in Path(folder).iterdir():
+            match = _NAME.fullmatch(path.name.removesuffix(".unfinished"))
+            if match and path not in kept and (int(match[1]) <= step or path.suffix == ".unfinished"):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SnapshotError(f"cannot remove old snapshots of {folder}: {error.strerror or error}") from error
 
 
 def newest(folder: str | Path, run: str, at_most: int, rounds: int | None = None) -> Snapshot | None:
@@ -131,23 +189,35 @@ def newest(folder: str | Path, run: str, at_most: int, rounds: int | None = None
     """
     folder = Path(folder)
     skipped: list[str] = []
-    for step, path in listed(folder) if folder.is_dir() else []:
+    for step, paths in _sets(folder) if folder.is_dir() else []:
         if step > at_most:
             continue
-        try:
-            why = _fault(path, step, run, rounds if step == at_most else None)
-            if not why:
-                return Snapshot(step, Tensors(path), path, tuple(skipped))
-        except OSError as error:
-            why = error.strerror or str(error)
-        skipped.append(f"{path}: {why}")
-        _log.warning("snapshot passed over: %s: %s", path, why)
+        for path in paths:
+            try:
+                why = _fault(path, step, run, rounds if step == at_most else None)
+            except OSError as error:
+                why = error.strerror or str(error)
+            if why:
+                skipped.append(f"{path}: {why}")
+                _log.warning("snapshot passed over: %s: %s", path, why)
+                break
+        else:
+            return Snapshot(step, Tensors(paths), paths[0], tuple(skipped))
     return None
 
 
-def _header(names: list[str], tensors: Mapping[str, torch.Tensor], step: int, run: str, rounds: int) -> bytes:
+def _header(
+    names: list[str],
+    tensors: Mapping[str, torch.Tensor],
+    step: int,
+    run: str,
+    rounds: int,
+    part: Part | None,
+) -> bytes:
     """The first bytes of the file: length, then JSON padded to a multiple of 8, its checksum zeros."""
     position = {"run": run, "step": str(step), "rounds": str(rounds)}
+    if part is not None:
+        position |= {"part": f"{part.number}/{part.parts}", "origins": json.dumps(dict(part.origins))}
     content: dict[str, object] = {"__metadata__": {"crc": _ZEROS.decode(), "format": FORMAT, **position}}
     offset = 0
     for name in names:
@@ -213,13 +283,15 @@ def _fault(path: Path, step: int, run: str, rounds: int | None) -> str:
 
 
 def listed(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and paths of all snapshots in a folder, newest first."""
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return sorted(found, reverse=True)
+    """Steps and paths of all snapshots in one piece in a folder, newest first."""
+    return [(step, paths[0]) for step, paths in _sets(folder) if len(paths) == 1]
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what a writer left that died; the journal's lock sees to it that there is one writer."""
+def _sets(folder: Path) -> list[tuple[int, list[Path]]]:
+    """Steps and paths of all snapshots in a folder of which no part is missing, newest first; paths in part order."""
+    found: dict[tuple[int, int], dict[int, Path]] = {}
     for path in folder.iterdir():
-        if _UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+        if match := _NAME.fullmatch(path.name):
+            found.setdefault((int(match[1]), int(match[3] or 0)), {})[int(match[2] or 0)] = path
+    whole = {key: own for key, own in found.items() if len(own) == max(1, key[1])}
+    return [(step, [own[n] for n in sorted(own)]) for (step, _), own in sorted(whole.items(), reverse=True)]

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from zodist import noise, records
+from zodist import noise, records, robust
 from zodist.errors import JournalEnd, JournalError, ZodistError
+from zodist.groups import Groups
 from zodist.journal_format import Entry
 from zodist.lanes import examples
 from zodist.methods import Method, Outcome, Probe
@@ -26,13 +27,14 @@ from zodist.rules import Rule, schedule
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Asked:
-    """One round's question to all workers: the seeds of its items, uint64 [items], and the losses of each."""
+    """One round's question to all workers: the seeds of its items, uint64 [items], the losses of each, and their groups."""
 
     step: int
     round: int
     lr: float
     seeds: np.ndarray
     losses: int
+    groups: Groups
 
 
 class Answer(Protocol):
@@ -51,13 +53,24 @@ class Replica:
     """Weights, rule and method of one worker; ``advance`` folds one step in.
 
     directions: the method's laws for probes, by parameter id, for the evaluator; updates: those of its gradients.
+    clip: what is done to losses out of proportion (zodist.robust); outliers: how many the last step had.
     """
 
     def __init__(
-        self, params: Sequence[Param], method: Method, rule: Rule, *, seed: int, steps: int, data_lanes: int
+        self,
+        params: Sequence[Param],
+        method: Method,
+        rule: Rule,
+        *,
+        seed: int,
+        steps: int,
+        data_lanes: int,
+        clip: robust.Clip = "none",
     ) -> None:
         self.params, self.method, self.rule = params, method, rule
         self.seed, self.steps, self.data_lanes = seed, steps, data_lanes
+        self.clip: robust.Clip = clip
+        self.outliers = 0
         method.begin(params)
         self.directions = {p.id: method.direction(p) for p in params}
         self.updates = {p.id: method.update(p) for p in params}
@@ -69,15 +82,17 @@ class Replica:
         lr = schedule(self.rule.settings, t, self.steps)
         generator = self.method.step(StepSeeds(self.seed, t))
         probes = next(generator)
-        round, lanes = 0, len(probes) * self.data_lanes
+        round, lanes, outliers = 0, len(probes) * self.data_lanes, 0
+        first: np.ndarray | None = None
         while True:
             values = answer(t, round, lr, probes, lanes)
-            per_item = records.from_values(values)
-            by_lane = per_item.reshape(len(probes), self.data_lanes, -1)
+            combined = robust.combine(values, self.data_lanes, self.clip, first)
+            first, outliers = values if first is None else first, outliers + combined.outliers
+            by_lane = records.from_values(combined.values).reshape(len(probes), combined.lanes, -1)
             losses = by_lane[:, 0]
-            for lane in range(1, self.data_lanes):  # lanes are averaged in their order, in float64
+            for lane in range(1, combined.lanes):  # lanes are averaged in their order, in float64
                 losses = losses + by_lane[:, lane]
-            losses = losses / self.data_lanes
+            losses = losses / combined.lanes
             try:
                 probes = generator.send(losses)
             except StopIteration as stop:
@@ -93,7 +108,7 @@ class Replica:
         self.rule.apply_(outcome.gradient, self.updates, lr, rounding)
         if outcome.then is not None:
             outcome.then()
-        self.step = t + 1
+        self.step, self.outliers = t + 1, outliers
         return outcome
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -156,29 +171,35 @@ class Replayed:
 class Live:
     """Answers by evaluating, each worker its share of the items.
 
-    gather: shares the items out and returns the recorded values of all (zodist.crew.Crew.round).  losses: mean losses of
-    a probe's points on some training examples, float64 [k].
+    gather: shares the groups out and returns the recorded values of all (zodist.crew.Crew.round).  losses: mean losses of
+    the points of some probes, each on training examples of its own, float64 [probes, k].
     """
 
     def __init__(
         self,
         gather: Callable[[Asked, Callable[[int], np.ndarray]], np.ndarray],
-        losses: Callable[[Probe, np.ndarray], np.ndarray],
+        losses: Callable[[Sequence[Probe], Sequence[np.ndarray]], np.ndarray],
         *,
         seed: int,
         data_lanes: int,
         batch: int,
         examples: int,
+        probes_per_forward: int = 1,
     ) -> None:
-        self.gather, self.losses = gather, losses
+        self.gather, self.losses, self.probes_per_forward = gather, losses, probes_per_forward
         self.seed, self.data_lanes, self.batch, self.examples = seed, data_lanes, batch, examples
 
     def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
         """Evaluate this worker's share; everybody's is on disk when this returns."""
         seeds = np.array([probe.seed for probe in probes for _ in range(self.data_lanes)], np.uint64)
 
-        def measure(item: int) -> np.ndarray:
-            chosen = examples(self.seed, step, item % lanes, lanes, self.batch, self.examples)
-            return self.losses(probes[item // self.data_lanes], chosen)
+        groups = Groups(len(seeds), self.data_lanes, min(self.probes_per_forward, len(probes)))
 
-        return self.gather(Asked(step, round, lr, seeds, probes[0].losses), measure)
+        def measure(group: int) -> np.ndarray:
+            items = groups.members(group).tolist()
+            chosen = [
+                examples(self.seed, step, item % lanes, lanes, self.batch, self.examples) for item in items
+            ]
+            return self.losses([probes[item // self.data_lanes] for item in items], chosen)
+
+        return self.gather(Asked(step, round, lr, seeds, probes[0].losses, groups), measure)

@@ -23,6 +23,9 @@ def prepare_environment() -> None:
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     # torch's store warns of every wait that ends without news, which in an elastic run is its daily business.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # accelerate imports DeepSpeed where it is installed, which says on standard output that it looks for an accelerator.
+    if not os.path.exists("/dev/nvidiactl"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _keep_freed_memory()
 
 

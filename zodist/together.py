@@ -1,4 +1,4 @@
-"""A crew of fixed size: every worker takes the items w, w + W, ... and an all-gather brings them together.
+"""A crew of fixed size: every worker takes the items or groups w, w + W, ... and an all-gather brings them together.
 
 Worker 0 writes the files.  Nothing is lost when a worker dies, but all must be started again.
 """
@@ -6,9 +6,10 @@ Worker 0 writes the files.  Nothing is lost when a worker dies, but all must be 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from zodist.report import plot as draw
 from zodist.scalars import Scalars, require
 from zodist.step import Asked, Replayed, Replica
 
+if TYPE_CHECKING:
+    from zodist.shard.shards import Shards
+
 
 def collect(exchange: Exchange, count: int, size: int, make: Make) -> list[bytes]:
     """The payloads of numbered items, each of ``size`` bytes, in order; this worker makes every W-th."""
@@ -37,26 +41,35 @@ def collect(exchange: Exchange, count: int, size: int, make: Make) -> list[bytes
 
 
 class Rounds:
-    """Rounds of a fixed number of workers; worker 0 has the journal.  sent: bytes of records alone."""
+    """Rounds of a fixed number of workers; worker 0 has the journal.
+
+    sent: bytes of records alone.  forward_s, gather_s: seconds of this worker so far in forward passes, and in waiting for
+    the others and the exchange.
+    """
 
     def __init__(self, exchange: Exchange, journal: Journal | None) -> None:
         self.exchange, self.journal, self.sent = exchange, journal, 0
+        self.forward_s = self.gather_s = 0.0
 
     def round(self, asked: Asked, measure: Measure) -> np.ndarray:
         """Evaluate this worker's share, gather everybody's, write it down."""
-        items, points = len(asked.seeds), asked.losses
+        points, groups = asked.losses, asked.groups
         worker, workers = self.exchange.worker, self.exchange.workers
-        mine = range(worker, items, workers)
-        losses = np.zeros((len(mine), points), np.float64)
-        for place, item in enumerate(mine):
-            losses[place] = measure(item)
-        slots = -(-items // workers)  # messages of equal size: short shares are filled up
-        before = self.exchange.sent
-        shares = self.exchange.all_gather(records.encode(asked.seeds[worker::workers], losses, slots))
+        items = [groups.share(w, workers) for w in range(workers)]
+        losses = np.empty((len(items[worker]), points), np.float64)
+        began, at = time.perf_counter(), 0
+        for group in range(worker, groups.count, workers):
+            found = measure(group)
+            losses[at : at + len(found)] = found
+            at += len(found)
+        slots = max(map(len, items))  # messages of equal size: short shares are filled up
+        before, evaluated = self.exchange.sent, time.perf_counter()
+        shares = self.exchange.all_gather(records.encode(asked.seeds[items[worker]], losses, slots))
         self.sent += self.exchange.sent - before
-        values = np.empty((items, points), np.float32)
-        for w, theirs in enumerate(shares):
-            numbers = np.arange(w, items, workers)
+        self.forward_s += evaluated - began
+        self.gather_s += time.perf_counter() - evaluated
+        values = np.empty((len(asked.seeds), points), np.float32)
+        for w, (theirs, numbers) in enumerate(zip(shares, items, strict=True)):
             values[numbers] = records.decode(
                 theirs, asked.seeds[numbers], points, worker=w, step=asked.step, probes=numbers
             )
@@ -68,21 +81,31 @@ class Rounds:
 class Together:
     """The workers of an exchange; see zodist.crew.Crew.
 
-    given: evaluations that need not be made again.  say: told what a person should know.
+    given: evaluations that need not be made again.  say: told what a person should know.  files: whether there is a run
+    folder; without one the run cannot be resumed or replayed.
     """
 
     def __init__(
-        self, config: Config, exchange: Exchange, given: Sequence[dict[str, Any]], say: Callable[[str], None]
+        self,
+        config: Config,
+        exchange: Exchange,
+        given: Sequence[dict[str, Any]],
+        say: Callable[[str], None],
+        shards: Shards | None = None,
+        *,
+        files: bool = True,
     ) -> None:
         self.config, self.exchange, self.given, self.say = config, exchange, given, say
+        self.shards = shards
         self.folder, self.speaks = Path(config.run.folder), exchange.worker == 0
+        self.files, self.writes = files, files and self.speaks
         self._journal: Journal | None = None
         self._metrics: Metrics | None = None
         self._timings: Timings | None = None
         self._scalars: Scalars | None = None
         self._rounds = Rounds(exchange, None)
         self._found: journal_format.Contents | None = None
-        if self.speaks:
+        if self.writes:
             require(config.output)  # before anything that takes long
 
     @property
@@ -101,7 +124,7 @@ class Together:
         """The journal as worker 0 finds it."""
         path = self.folder / JOURNAL
         raw = b""
-        if self.speaks and path.exists():
+        if self.writes and path.exists():
             try:
                 raw = path.read_bytes()
             except OSError as error:
@@ -132,7 +155,7 @@ class Together:
             raise ExchangeError(
                 f"worker {odd[0]} is set up for another run than worker 0; its output says in what"
             )
-        if self.speaks:
+        if self.writes:
             self._journal = Journal.create(path, head) if found is None else Journal.open(path, head)
         self._rounds = Rounds(self.exchange, self._journal)
         self._run = journal_format.run_id(head)
@@ -142,9 +165,10 @@ class Together:
         """Take up the newest snapshot; bring every worker to the step that the most advanced one starts from."""
         done = entries[-1].step + 1 if entries else 0
         # The last step may lack its later rounds: it is then done again, with the rounds that the journal has.
-        found = snapshot.newest(self.folder, self._run, done, entries[-1].round + 1 if entries else 0)
+        rounds = entries[-1].round + 1 if entries else 0
+        found = snapshot.newest(self.folder, self._run, done, rounds) if self.files else None
         if found is not None:
-            replica.load(found.step, found.tensors)
+            replica.load(found.step, found.tensors if self.shards is None else self.shards.own(found.tensors))
         everybody = self.exchange.all_gather(replica.step.to_bytes(8, "little"))
         start = max(int.from_bytes(b, "little") for b in everybody)
         silent = Replayed([e for e in entries if e.step >= replica.step], replica.data_lanes)
@@ -155,14 +179,14 @@ class Together:
         return start
 
     def open(self, start: int) -> list[dict[str, Any]]:
-        known: list[dict[str, Any]] = []
-        if self.speaks:
+        known: list[dict[str, Any]] = list(self.given)
+        if self.writes:
             make_folder(self.folder)
             write_whole(self.folder / CONFIG, self.config.to_toml())
             self._scalars = Scalars(self.config, self._run, start, self._traffic)
             self._metrics = Metrics(self.folder / METRICS, start, self._scalars.write)
             self._timings = Timings(self.folder / TIMINGS, self.exchange.workers, start)
-            known = [*self.given, *self._metrics.evaluations]
+            known += self._metrics.evaluations
         return json.loads(share(self.exchange, json.dumps(known).encode() if self.speaks else None))
 
     def round(self, asked: Asked, measure: Measure) -> np.ndarray:
@@ -187,7 +211,9 @@ class Together:
         )
 
     def save(self, t: int, state: Callable[[], Mapping[str, torch.Tensor]], rounds: int) -> None:
-        if self.speaks:
+        if self.shards is not None:
+            self.shards.save(self.folder, t, state, self._run, self.config.output.keep, rounds)
+        elif self.writes:
             snapshot.save(self.folder, t, state(), self._run, self.config.output.keep, rounds)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -196,7 +222,9 @@ class Together:
 
     def time(self, t: int, **figures: Any) -> None:
         if self._timings is not None:
-            self._timings.write(t, **figures, **self._traffic(), records_sent=self._rounds.sent)
+            rounds = self._rounds
+            spent = {"forward_s": round(rounds.forward_s, 4), "gather_s": round(rounds.gather_s, 4)}
+            self._timings.write(t, **figures, **spent, **self._traffic(), records_sent=rounds.sent)
 
     def _traffic(self) -> dict[str, int]:
         return {"sent": self.exchange.sent, "received": self.exchange.received}
@@ -205,7 +233,7 @@ class Together:
         self.exchange.all_gather(b"")  # a launcher may end the other workers as soon as one has left
 
     def finish(self, plot: bool) -> None:
-        if self.speaks and plot:
+        if self.writes and plot:
             self.say("drawing the plot")
             draw(self.folder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,21 +11,23 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from zodist import params, stopping
-from zodist.assemble import Loaded, header, load_parts, versions
+from zodist import early, stopping
+from zodist.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.config import Config
 from zodist.crew import Begun, Crew, Rebuild
 from zodist.errors import JournalError, Stopped, TaskError
-from zodist.evaluate import evaluate
-from zodist.exchange import open_exchange
 from zodist.journal_format import Entry
 from zodist.launcher import start
 from zodist.methods import Probe
+from zodist.population import probes_per_forward
 from zodist.progress import Progress
+from zodist.shard.joined import joined
 from zodist.step import Live, Replayed
 from zodist.tasks.score import Score
 from zodist.threads import budget, cores, set_threads
 from zodist.together import Together
+
+MakeParts = Callable[[Config, Begun, Crew], Parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def train(
     try:
         with _crew(config, progress, known) as crew:
             progress.show = progress.show and crew.speaks
-            return _Run(config, crew, progress, loaded).go()
+            return Session(config, crew, progress, _maker(loaded)).go()
     finally:
         progress.close()
 
@@ -74,44 +76,101 @@ def _crew(config: Config, progress: Progress, known: Sequence[dict[str, Any]]) -
         with closing(Elastic(config, progress.say)) as elastic:
             yield elastic
         return
-    with closing(open_exchange(config.exchange.kind, config.exchange.timeout_s)) as exchange:
-        with closing(Together(config, exchange, known, progress.say)) as together:
+    with joined(config) as (exchange, shards):
+        with closing(Together(config, exchange, known, progress.say, shards)) as together:
             yield together
 
 
-class _Run:
-    """One session of a run on one worker."""
+def _maker(loaded: Loaded | None) -> MakeParts:
+    """Parts of what is in memory the first time, then from disk: by then the weights have changed."""
+    held = [loaded]
 
-    def __init__(self, config: Config, crew: Crew, progress: Progress, loaded: Loaded | None) -> None:
-        self.config, self.crew, self.progress, self.loaded = config, crew, progress, loaded
-        self.rounds = 0  # of the last step
+    def make(config: Config, begun: Begun, crew: Crew) -> Parts:
+        first, held[0] = held[0], None
+        return load_parts(config, begun.threads, first, begun.header, crew.shards)
+
+    return make
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step that was taken.  step: counted from 1; loss and slope: as in Outcome; lr: of the step.
+
+    forwards: forward passes of a batch so far, on all workers.  skipped: probes whose loss was not finite.  sent: payload
+    bytes of this worker so far.  replayed: whether its losses were in the journal already.
+    """
+
+    step: int
+    loss: float
+    slope: float
+    lr: float
+    forwards: int
+    skipped: int
+    sent: int
+    replayed: bool
+
+
+class Session:
+    """One session of a run on one worker: meet, begin, steps, finish, and in any case release.
+
+    make: the parts of the run, with the base weights.
+    """
+
+    def __init__(self, config: Config, crew: Crew, progress: Progress, make: MakeParts) -> None:
+        self.config, self.crew, self.progress, self._make = config, crew, progress, make
+        self.rounds, self.end = (
+            0,
+            config.run.steps,
+        )  # rounds of the last step; the step after which the run is done
+        self.evaluator: Any = None
 
     def go(self) -> Result:
         """Load, resume, step to the end."""
         self.progress.say(f"loading {self.config.model.name} and task {self.config.task.name}")
-        begun = self._meet()
+        begun = self.meet()
         set_threads(begun.threads)
         while True:
-            self.parts = load_parts(self.config, begun.threads, self.loaded, begun.header)
-            self.loaded = None  # its weights change now
-            for warning in self.parts.task.warnings:
-                self.progress.say(f"warning: {warning}")
-            if self.config.batch.packed == "auto" and self.parts.padding:
-                self.progress.say(f"batches are padded: {self.parts.padding}")
-            entries = self.crew.agree(header(self.parts, begun.threads, begun.versions))
-            self.replica = self.parts.replica()
-            self.evaluator = self.parts.evaluator(self.replica)
             try:
-                self._restore(entries)
-                self._know(self.crew.open(self.start))
-                self._step_all(entries)
-                return self._finish()
+                self.begin(begun)
+                if not self.splits[self.final]:
+                    raise TaskError(
+                        f"task {self.parts.task.name!r} has no examples to evaluate on; set task.validation or task.test "
+                        "above 0"
+                    )
+                for _ in self.steps():
+                    pass
+                steps, digest, crew = self.replica.step, self.finish(), self.crew
+                before, after = self.scores.get((0, self.final)), self.scores[steps, self.final]
+                return Result(
+                    Path(self.config.run.folder), steps, before, after, digest, crew.sent, crew.workers
+                )
             except Rebuild:
                 continue
             finally:
-                self.evaluator.close()  # a loaded model may serve another run
+                self.release()
 
-    def _meet(self) -> Begun:
+    def begin(self, begun: Begun) -> None:
+        """Load the model and bring it to the step from which the journal leads on."""
+        self.parts = self._make(self.config, begun, self.crew)
+        for warning in self.parts.task.warnings:
+            self.progress.say(f"warning: {warning}")
+        if self.config.batch.packed == "auto" and self.parts.padding:
+            self.progress.say(f"batches are padded: {self.parts.padding}")
+        self.together = probes_per_forward(self.parts, begun.header, self.crew.workers)
+        self.entries = self.crew.agree(header(self.parts, begun.threads, begun.versions, self.together))
+        self.replica = self.parts.replica()
+        self.evaluator = self.parts.evaluator(self.replica)
+        self._restore(self.entries)
+        self._know(self.crew.open(self.start))
+        passed = [e.values for e in self.entries if e.step < self.start]
+        self.forwards, self.lr, self.answered = sum(map(self.replica.method.count, passed)), 0.0, 0.0
+
+    def release(self) -> None:
+        """Give the model back as it was but for its weights: it may serve another run."""
+        if self.evaluator is not None:
+            self.evaluator.close()
+
+    def meet(self) -> Begun:
         """The threads and versions that the run was begun with, and its header if it has been begun."""
         mine = versions(self.config)
         begun = self.crew.meet(self.config.run.threads or budget(start(cores()).beside), mine)
@@ -137,24 +196,17 @@ class _Run:
         """Take up what is known of evaluations, and see what there is to evaluate."""
         self.known = {(line["step"], line["split"]): line for line in known}
         self.scores = {
-            key: Score(**{f.name: line[f.name] for f in fields(Score)}) for key, line in self.known.items()
+            key: Score(**{f.name: line[f.name] for f in fields(Score) if f.name in line})
+            for key, line in self.known.items()
         }
         task = self.parts.task
         self.splits = {"validation": task.validation, "test": task.test}
         self.final = "test" if task.test and self.config.output.test else "validation"
-        if not self.splits[self.final]:
-            raise TaskError(
-                f"task {task.name!r} has no examples to evaluate on; set task.validation or task.test above 0"
-            )
 
-    def _step_all(self, entries: list[Entry]) -> None:
-        c, task = self.config, self.parts.task
+    def steps(self) -> Iterator[Taken]:
+        """Step to the end; yields each step when all that is due after it is done."""
+        c, task, entries = self.config, self.parts.task, self.entries
         pending = [e for e in entries if e.step >= self.start]
-        self.forwards, self.lr, self.answered = (
-            sum(self.replica.method.count(e.values) for e in entries if e.step < self.start),
-            0.0,
-            0.0,
-        )
         live = Live(
             self.crew.round,
             self._losses,
@@ -162,6 +214,7 @@ class _Run:
             data_lanes=c.batch.data_lanes,
             batch=c.batch.size,
             examples=len(task.train),
+            probes_per_forward=self.together,
         )
         replayed, self.left = Replayed(pending, c.batch.data_lanes), len(pending)
 
@@ -179,11 +232,13 @@ class _Run:
             return values
 
         trained, trained_s = 0, 0.0  # steps of this session that were not replayed, and what they took
-        if self.start == 0:
-            self._evaluations(0)
-        elif self.start == c.run.steps:
-            self._evaluation(c.run.steps, self.final)  # the last session may have ended before it was written
-        while self.replica.step < c.run.steps:
+        if self._enough(self.start):
+            self.end = self.start
+        if self.start in (0, self.end):
+            self._evaluations(
+                self.start
+            )  # at the end, since the last session may have ended before they were written
+        while self.replica.step < self.end:
             if self.crew.stopping:
                 self._leave()
             replaying = self.left > 0
@@ -195,32 +250,53 @@ class _Run:
             line = {"loss": outcome.loss, "slope": outcome.slope, "lr": self.lr, "forwards": self.forwards}
             if outcome.skipped:
                 line["skipped"] = outcome.skipped
+            if self.replica.outliers:
+                line["outliers"] = self.replica.outliers
             self.crew.write({"step": t, **line})
             self.progress.step(t, outcome, self.crew.sent, replaying)
-            if not replaying and (t % 10 == 0 or t == c.run.steps):
+            if not replaying and (t % 10 == 0 or t == self.end):
                 spent = {"answer_s": round(self.answered, 4), "update_s": round(total - self.answered, 4)}
                 self.crew.time(t, **spent, trained=trained, trained_s=round(trained_s, 4))
             self._milestones(t, replaying)
+            figures = outcome.loss, outcome.slope, self.lr, self.forwards, outcome.skipped, self.crew.sent
+            yield Taken(t, *figures, replaying)
 
     def _milestones(self, t: int, replaying: bool) -> None:
         """Digest, evaluation and snapshot, where they are due after step t."""
-        c, last = self.config, t == self.config.run.steps
-        if c.exchange.digest_every and (t % c.exchange.digest_every == 0 or last):
-            digest = params.digest(self.parts.params, parallel=self.parts.parallel)
-            self.crew.compare(t, digest)
-            self.crew.write({"step": t, "digest": f"{digest:016x}"})
+        c, every = self.config, self.config.exchange.digest_every
+        if every and (t % every == 0 or t == self.end):
+            self._compare(t)
         self._evaluations(t)
+        if t < self.end and self._enough(t):
+            self.end = t
+            self.progress.say(f"the validation loss has not fallen for {c.output.patience} evaluations: done")
+            if every and t % every:
+                self._compare(t)
+            if self.final != "validation":
+                self.evaluation(t, self.final)
+        last = t == self.end
         due = (c.output.snapshot_every and t % c.output.snapshot_every == 0) or last or self.crew.stopping
         if due and c.output.keep and not (replaying and not last):
             self.crew.save(t, self.replica.state, self.rounds)
 
+    def _compare(self, t: int) -> None:
+        """Compare the weights' digest with the other workers'."""
+        digest = self.parts.digest()
+        self.crew.compare(t, digest)
+        self.crew.write({"step": t, "digest": f"{digest:016x}"})
+
+    def _enough(self, t: int) -> bool:
+        """Whether the run is done after step t, before its last."""
+        losses = {step: score.loss for (step, split), score in self.scores.items() if split == "validation"}
+        return early.enough(losses, t, self.config.output.patience)
+
     def _evaluations(self, t: int) -> None:
         """The curve on the validation split, and the held-out split before and after."""
-        every, last = self.config.output.evaluate_every, self.config.run.steps
-        if every and (t % every == 0 or t == last) and self.splits["validation"]:
-            self._evaluation(t, "validation")
-        if t in (0, last):
-            self._evaluation(t, self.final)
+        every = self.config.output.evaluate_every
+        if every and (t % every == 0 or t == self.end) and self.splits["validation"]:
+            self.evaluation(t, "validation")
+        if t in (0, self.end) and self.splits[self.final]:
+            self.evaluation(t, self.final)
 
     def _leave(self) -> NoReturn:
         """Stop after a step, because a worker was asked to; there is a snapshot of it."""
@@ -230,18 +306,17 @@ class _Run:
             f"stopped after {t} of {self.config.run.steps} steps ({why}); the same command goes on there"
         )
 
-    def _losses(self, probe: Probe, indices: np.ndarray) -> np.ndarray:
-        return self.parts.losses(self.evaluator, probe, indices)
+    def _losses(self, probes: Sequence[Probe], indices: Sequence[np.ndarray]) -> np.ndarray:
+        return self.parts.losses(self.evaluator, probes, indices)
 
-    def _evaluation(self, t: int, split: str) -> None:
+    def evaluation(self, t: int, split: str) -> Score:
         """Score of a split after step t: taken from the metrics of an earlier session where they have it."""
         known = self.known.get((t, split))
         if known is None:
             examples = self.splits[split]
             limit = self.config.output.evaluate_examples if split == "validation" else 0
-            score = evaluate(
+            score = self.parts.score(
                 self.evaluator,
-                self.parts.task,
                 examples[: limit or len(examples)],
                 lambda *items: self.crew.collect(f"evaluation/{t}/{split}", *items),
             )
@@ -249,12 +324,10 @@ class _Run:
             known = {"step": t, "split": split, **asdict(score), "forwards": self.forwards}
         self.crew.write(known)
         self.progress.evaluation(t, split, self.scores[t, split])
+        return self.scores[t, split]
 
-    def _finish(self) -> Result:
-        """The scores before and after, the plot, and the weights' digest."""
-        steps, digest = self.replica.step, params.digest(self.parts.params, parallel=self.parts.parallel)
+    def finish(self) -> str:
+        """Close the books and draw the plot; returns the digest of the weights, 16 hexadecimal digits."""
+        digest = self.parts.digest()
         self.crew.finish(self.config.output.plot)
-        # A run whose metrics were lost no longer knows its first score, and the base weights are gone from here.
-        before, after = self.scores.get((0, self.final)), self.scores[steps, self.final]
-        folder, crew = Path(self.config.run.folder), self.crew
-        return Result(folder, steps, before, after, f"{digest:016x}", crew.sent, crew.workers)
+        return f"{digest:016x}"

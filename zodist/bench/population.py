@@ -1,7 +1,7 @@
 """``zodist bench step --points``: several probes' points in one forward beside a forward for each probe.
 
-All probes of a step share one base noise and one batch here, so a forward of many points draws a layer's noise once and
-multiplies in larger products.
+Every probe has a batch of its own, as in a run.  All share one base noise, so a forward of many points draws a layer's noise
+once, and dispatches its operations once.
 """
 
 from __future__ import annotations
@@ -37,22 +37,26 @@ def measure_population(
             )
     set_threads(settings.threads)
     model = load(settings)
-    batch = RandomBatch.of(settings, model.get_input_embeddings().weight.shape[0])
-    bare, params = Bare(model, batch), collect(model)
+    words = model.get_input_embeddings().weight.shape[0]
+    batches = [[RandomBatch.of(settings, words, number)] for number in range(settings.probes)]
+    bare, params = Bare(model, batches[0][0]), collect(model)
     method = MeZO(MeZOSettings.model_validate({"noise": settings.noise, "probes": settings.probes}))
-    evaluator = Evaluator(model, params, method.direction, parallel=settings.threads > 1)
+    evaluator = Evaluator(
+        model, params, method.direction, parallel=settings.threads > 1, packed=settings.sentences
+    )
     every = [
-        Combination.of((int(seed), sign * EPS))
+        tuple(Combination.of((int(seed), sign * EPS)) for sign in (1.0, -1.0))
         for seed in StepSeeds(SEED, 0).coded(settings.probes)
-        for sign in (1.0, -1.0)
     ]
 
     def evaluate(count: int) -> None:
-        for at in range(0, len(every), count):
-            evaluator.losses(tuple(every[at : at + count]), [batch])
+        for at in range(0, len(every), count // 2):
+            part = slice(at, at + count // 2)
+            evaluator.group_losses(every[part], batches[part])
 
     def forwards() -> None:
-        for _ in every:
+        for (bare.batch,) in batches:
+            bare.few_logits()
             bare.few_logits()
 
     runs = [timed("bare", forwards), timed("single", lambda: evaluate(2))]
@@ -66,7 +70,7 @@ def measure_population(
         "setting": str(settings),
         "case": settings.case,
         "ceiling": "bare",
-        "ceiling_is": f"{len(every)} bare forwards, one after the other",
+        "ceiling_is": f"{2 * len(every)} bare forwards, one after the other",
     }
     single: dict[str, Any] = {"peer": "single", "peer_is": "a forward for each probe"}
     lines = [rounds.line("population", f"{probes}, one a forward", "single", **shared)]

@@ -43,6 +43,7 @@ def profile_step(model: Any, settings: Settings) -> list[Line]:
         bench.close()
     shared: dict[str, Any] = {"setting": str(settings), "case": settings.case}
     shares = [_share("Python in a step", steps), _share("Python in bare forwards", bares)]
+    shares.append(_share("Python in a step beyond bare forwards", steps, median(map(_python, bares))))
     whole, parts = sorted(steps, key=lambda found: found[0])[RUNS // 2]
     named = sorted(parts, key=lambda name: -parts[name])
     shown = {name: parts[name] for name in named[:SHOWN]}
@@ -58,9 +59,14 @@ def profile_step(model: Any, settings: Settings) -> list[Line]:
     return [replace(line, **shared) for line in shares + lines]
 
 
-def _share(what: str, found: list[tuple[float, Spent]]) -> Line:
-    """The share of the runs' time that is neither operation, nor kernel, nor disk."""
-    shares = [100.0 * (1.0 - sum(spent.values()) / whole) for whole, spent in found]
+def _python(found: tuple[float, Spent]) -> float:
+    """The seconds of a run that are neither operation, nor kernel, nor disk."""
+    return found[0] - sum(found[1].values())
+
+
+def _share(what: str, found: list[tuple[float, Spent]], less: float = 0.0) -> Line:
+    """The share of the runs' time that is neither operation, nor kernel, nor disk; less: seconds of it that do not count."""
+    shares = [100.0 * (_python(run) - less) / run[0] for run in found]
     return Line(
         "profile",
         what,

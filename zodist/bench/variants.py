@@ -91,8 +91,13 @@ class Settings:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of every row."""
-        return [SENTENCES[r % len(SENTENCES)] if self.sentences else self.tokens for r in range(self.batch)]
+        """Tokens of every row of the first batch."""
+        return self.lengths_of(0)
+
+    def lengths_of(self, batch: int) -> list[int]:
+        """Tokens of every row of one of several batches."""
+        rows = range(batch * self.batch, (batch + 1) * self.batch)
+        return [SENTENCES[r % len(SENTENCES)] if self.sentences else self.tokens for r in rows]
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON-able values."""
@@ -106,14 +111,15 @@ class RandomBatch(Batch):
     answers: Tensor
 
     @classmethod
-    def of(cls, settings: Settings, vocabulary: int) -> RandomBatch:
-        """Tokens, answers and columns at addresses of zodist's own noise."""
+    def of(cls, settings: Settings, vocabulary: int, number: int = 0) -> RandomBatch:
+        """Tokens, answers and columns at addresses of zodist's own noise; another number: other tokens and sentences."""
         if settings.columns > vocabulary:
             raise ConfigError(f"columns = {settings.columns} must be at most the vocabulary, {vocabulary}")
-        rows, length = settings.batch, max(settings.lengths)
-        drawn = noise.words(SEED, 0, noise.ORDER, np.arange(rows * length))[:, 0].astype(np.int64)
+        rows, lengths = settings.batch, settings.lengths_of(number)
+        length = max(lengths)
+        drawn = noise.words(SEED, number, noise.ORDER, np.arange(rows * length))[:, 0].astype(np.int64)
         ids = torch.from_numpy(drawn % vocabulary).view(rows, length)
-        mask = (torch.arange(length) >= length - torch.tensor(settings.lengths)[:, None]).long()
+        mask = (torch.arange(length) >= length - torch.tensor(lengths)[:, None]).long()
         columns = torch.from_numpy(noise.permutation(SEED, vocabulary)[: settings.columns].copy())
         return cls(
             input_ids=ids,
@@ -223,8 +229,9 @@ class Bench:
         rule = RULES["sgd"](Rule(lr=LR), self.params, parallel=self.parallel)
         return Replica(self.params, method, rule, seed=SEED, steps=1, data_lanes=1)
 
-    def _losses(self, probe: Probe, chosen: np.ndarray) -> np.ndarray:
-        return self.evaluator.losses(probe.points, [self.batch])
+    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray]) -> np.ndarray:
+        batches = [[self.batch]] * len(probes)
+        return self.evaluator.group_losses([probe.points for probe in probes], batches)
 
     def _inplace(self) -> None:
         for _ in range(self.settings.probes):

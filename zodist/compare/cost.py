@@ -37,6 +37,12 @@ class Cost:
 
 def forwards_of_steps(method: Method, data_lanes: int) -> Iterator[int]:
     """Forward passes of step 0, 1, 2, ... of a method with these settings."""
+    for rounds in rounds_of_steps(method, data_lanes):
+        yield sum(rounds)
+
+
+def rounds_of_steps(method: Method, data_lanes: int) -> Iterator[list[int]]:
+    """The forward passes of each round of step 0, 1, 2, ... of a method with these settings."""
     made = METHODS[method.name].build(method.settings)
     weights = params.collect(_made_up())
     made.begin(weights)
@@ -46,9 +52,9 @@ def forwards_of_steps(method: Method, data_lanes: int) -> Iterator[int]:
     step = 0
     while True:
         generator = made.step(StepSeeds(0, step))
-        probes, forwards = next(generator), 0
+        probes, rounds = next(generator), list[int]()
         while True:
-            forwards += data_lanes * sum(probe.forwards for probe in probes)
+            rounds.append(data_lanes * sum(probe.forwards for probe in probes))
             shape = (len(probes), probes[0].losses)
             # Finite, unequal and changing, so that a method has differences to work with.
             losses = 1.0 + 0.1 * np.sin(np.arange(np.prod(shape), dtype=np.float64) + step).reshape(shape)
@@ -58,7 +64,7 @@ def forwards_of_steps(method: Method, data_lanes: int) -> Iterator[int]:
                 if stop.value.then is not None:
                     stop.value.then()
                 break
-        yield forwards
+        yield rounds
         step += 1
 
 

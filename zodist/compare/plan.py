@@ -168,7 +168,7 @@ def make_plan(
     """
     tables, places = settings.read(path)
     config = settings.validate(tables, path, places)
-    if not config.task.validation:
+    if config.task.validation == 0:
         raise ConfigError(
             f"{places.where('task', 'validation')}: rates are tuned on task.validation; set it above 0"
         )

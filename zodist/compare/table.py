@@ -131,8 +131,10 @@ def notes_of(plan: Plan, rows: Sequence[Row]) -> list[str]:
     if before is not None:
         scores = f"loss {before['loss']:.4f}"
         if before["accuracy"] is not None:
-            shares = f"accuracy {before['accuracy']:.1%}, calibrated {before['calibrated']:.1%}"
-            scores = f"{shares}, {scores}, majority {before['majority']:.1%}"
+            names = [name for name in ("accuracy", "calibrated") if before[name] is not None]
+            shares = [f"{name} {before[name]:.1%}" for name in names]
+            constant = [] if before["majority"] is None else [f"majority {before['majority']:.1%}"]
+            scores = ", ".join([*shares, scores, *constant])
         notes.append(f"before training: {scores} ({before['examples']} examples)")
     return [*notes, *plan.notes]
 

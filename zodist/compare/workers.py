@@ -80,7 +80,9 @@ class Desk:
 
         if self._loaded is None:
             self._loaded = load(config)
-            chosen = params.collect(self._loaded.model, config.model.train)
+            # Each run has a fresh adapter, and the weights beside it never change.
+            model, adapter = self._loaded.model, config.model.adapter
+            chosen = [] if adapter else params.collect(model, config.model.train)
             self._base = [(p.model, p.model.clone()) for p in chosen]
         else:
             for weights, base in self._base:

@@ -11,6 +11,8 @@ worker is dead, stopped or slow is offered again after a deadline.  Who computed
     connection.py   one worker's line to the store: bounded in time, watched
     pace.py         when an item is overdue
     votes.py        digests of the weights: who differs
+    attendance.py   who joins, leaves, falls silent
+    traffic.py      bytes, added up over all workers
     collection.py   the supervisor's side of one collection
     supervisor.py   the process that holds store and journal
     worker.py       a worker's side

@@ -16,6 +16,7 @@ from zodist.elastic.pace import Pace
 from zodist.elastic.votes import Votes
 from zodist.errors import ExchangeError
 
+DIFFERS = "(digest)"  # how the reason ends where a worker's weights differ
 _GROUP = 64  # values fetched at a time: a stranger could have put 8 MB into each
 _SLICE_S = 0.1
 _MOST_S = 60.0  # between two offers of the same item
@@ -45,10 +46,12 @@ class Collection:
         self._claimed, self._changed, self._patience = 0, time.monotonic(), 1.0
 
     def advance(self, seconds: float) -> bool:
-        """Wait at most so long for results; True if all are there and accepted."""
+        """Wait at most so long for results; True if all are there and accepted, which a digest may yet undo."""
         missing = [item for item in self._needed if item not in self.results]
         slice_s = min(seconds, max(0.005, self._limit() / 4), _SLICE_S)
-        if arrived(self._store, [self._key(item) for item in missing], slice_s):
+        if not missing:
+            pass
+        elif arrived(self._store, [self._key(item) for item in missing], slice_s):
             self._take(missing)
         elif self._overdue():
             self._take([item for item in missing if self._store.check([self._key(item)])])
@@ -56,7 +59,6 @@ class Collection:
             return False
         self._judge()
         if len(self.results) == self.what.count:
-            self._pace.add(frame.seconds for frame in self.results.values())
             return True
         self._offer_again()
         return False
@@ -66,12 +68,18 @@ class Collection:
         return b"".join(self.results[item].payload for item in range(self.what.count))
 
     def values(self) -> np.ndarray:
-        """The values of a round for the journal, float32 [items, losses]."""
+        """The values of a round for the journal, float32 [records, losses]."""
         assert self._seeds is not None
-        items = np.arange(self.what.count)
-        return records.decode(
-            self.payload(), self._seeds, self.what.losses, worker=0, step=self.what.step, probes=items
+        numbers = self.what.groups.table(0, self.what.count).reshape(-1)
+        seeds = np.where(
+            numbers < 0, np.uint64(0), self._seeds[numbers]
+        )  # of records that a short group lacks
+        found = records.decode(
+            self.payload(), seeds, self.what.losses, worker=0, step=self.what.step, probes=numbers
         )
+        values = np.empty((len(self._seeds), self.what.losses), np.float32)
+        values[numbers[numbers >= 0]] = found[numbers >= 0]
+        return values
 
     def workers(self) -> set[int]:
         """Who has contributed."""
@@ -122,14 +130,14 @@ class Collection:
 
     def _check_seed(self, frame: Frame) -> None:
         if self._seeds is not None:
-            n = frame.item
+            numbers = self.what.groups.members(frame.item)
             records.decode(
                 frame.payload,
-                self._seeds[n : n + 1],
+                self._seeds[numbers],
                 self.what.losses,
                 worker=frame.worker,
                 step=self.what.step,
-                probes=np.array([n]),
+                probes=numbers,
             )
 
     def _judge(self) -> None:
@@ -138,7 +146,7 @@ class Collection:
             if not self._votes.right(frame.vote):
                 del self.results[item]
                 self._drop(
-                    item, frame.worker, f"its weights differ after step {frame.vote.milestone} (digest)"
+                    item, frame.worker, f"its weights differ after step {frame.vote.milestone} {DIFFERS}"
                 )
 
     def _drop(self, item: int, worker: int, why: str) -> None:

@@ -27,6 +27,7 @@ class Elastic:
 
     speaks = True
     workers = 0
+    shards = None
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config, self.say, self.folder = config, say, Path(config.run.folder)
@@ -71,13 +72,12 @@ class Elastic:
         return self._worker.known()
 
     def round(self, asked: Asked, measure: Measure) -> np.ndarray:
-        size = records.record_bytes(asked.losses)
-        what = What(
-            len(asked.seeds), size, asked.step, asked.round, asked.lr, asked.losses, hexadecimal(asked.seeds)
-        )
+        groups, place = asked.groups, (asked.step, asked.round, asked.lr, asked.losses)
+        size = groups.size * records.record_bytes(asked.losses)
+        what = What(groups.count, size, *place, hexadecimal(asked.seeds), groups.lanes, groups.size)
 
-        def make(item: int) -> bytes:
-            return records.encode(asked.seeds[item : item + 1], measure(item)[None])
+        def make(group: int) -> bytes:
+            return records.encode(asked.seeds[groups.members(group)], measure(group), groups.size)
 
         return self._noticing(lambda: self._worker.round(what, make))
 
@@ -105,7 +105,7 @@ class Elastic:
         self._lines.append(line)
 
     def time(self, t: int, **figures: Any) -> None:
-        pass  # the supervisor's file is about the run, not about one worker
+        self._worker.count()  # the supervisor's file is about the run, not about one worker's seconds
 
     def leave(self) -> None:
         self._post()

@@ -9,7 +9,9 @@
     announced, announce/n   count of opened collections; the name of the n-th
     lines/t         lines of metrics.jsonl that step t makes        by the first worker to get there
     written         the last step whose lines are on disk           by the supervisor
-    left/n          the n-th connection ended in good order
+    vote/n          digest of the n-th worker's weights, which its results repeat
+    traffic/n       bytes that the n-th worker has sent and received
+    gone, left/n    count of connections that ended in good order; the n-th did
     finished        the last step is done
 
 and for each collection, by its name
@@ -34,6 +36,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zodist.elastic.frames import Refused
+from zodist.groups import Groups
 from zodist.journal_format import Entry
 
 ROUND = "round/"
@@ -58,7 +61,8 @@ _WORDS = ("", "agreed", "contested")
 class What:
     """A collection: number of items and payload bytes of each; for a round, also what the journal needs.
 
-    seeds: hexadecimal, 16 digits an item.
+    An item of a round is a group of probes, with a record for each and for those that a short group lacks.  seeds:
+    hexadecimal, 16 digits a record.  lanes, group: lanes of data and probes of a group.
     """
 
     count: int
@@ -68,6 +72,13 @@ class What:
     lr: float = 0.0
     losses: int = 0
     seeds: str = ""
+    lanes: int = 1
+    group: int = 1
+
+    @property
+    def groups(self) -> Groups:
+        """The records of each item of a round."""
+        return Groups(len(self.seeds) // 16, self.lanes, self.group)
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same collection."""
@@ -78,7 +89,7 @@ class What:
         return hashlib.sha256(self.to_bytes()).digest()[:16]
 
     def numbers(self) -> np.ndarray:
-        """The seeds, uint64 [count]."""
+        """The seeds, uint64 [records]."""
         return np.frombuffer(bytes.fromhex(self.seeds), ">u8").astype(np.uint64)
 
     @staticmethod
@@ -86,10 +97,12 @@ class What:
         """Read a description; raises Refused if it is not one."""
         try:
             what = What(**json.loads(data))
-            plain = (what.count, what.size, what.step, what.round, what.losses)
+            plain = (what.count, what.size, what.step, what.round, what.losses, what.lanes, what.group)
             sound = all(type(number) is int and 0 <= number < 1 << 53 for number in plain)
             sound = sound and 0 < what.count <= _MAX_ITEMS and isinstance(what.lr, float)
-            sound = sound and (not what.losses or len(what.numbers()) == what.count)
+            sound = sound and what.lanes > 0 < what.group <= _MAX_ITEMS // what.count
+            sound = sound and (not what.losses or len(what.numbers()) == what.groups.items)
+            sound = sound and (not what.losses or what.groups.count == what.count)
         except (ValueError, TypeError) as error:
             raise Refused(f"it describes no collection ({error})") from error
         if not sound:

@@ -1,12 +1,13 @@
 """metrics.jsonl and timings.jsonl of an elastic run: workers post the lines of a step, the supervisor writes them in order.
 
 The lines are a function of the fold, the same on every worker, so the first to post them is as good as any.  Those of a
-step are taken once the next one has begun: by then the digests have been compared.
+step are taken once the next one has begun: by then the digests have been compared.  They go to TensorBoard from here.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from zodist.config import Config
 from zodist.elastic.frames import Refused, Seal
 from zodist.elastic.votes import Votes
 from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, read_lines
+from zodist.scalars import Scalars, require
 
 _EVERY = 10  # steps between lines of timings.jsonl
 
@@ -32,18 +34,25 @@ class LineWriter:
         self._steps = steps
         self._metrics: Metrics | None = None
         self._timings: Timings | None = None
+        self._scalars: Scalars | None = None
+        self._events: list[tuple[int, str]] = []  # from before the run is known
         self._last = steps
+        require(config.output)
 
-    def _open(self) -> Metrics:
-        if self._metrics is None:
-            self._metrics = Metrics(self._folder / METRICS, self._steps)
-            self._timings = Timings(self._folder / TIMINGS, 0, self._steps)
-        return self._metrics
+    def begin(self, run: str, traffic: Callable[[], dict[str, int]]) -> None:
+        """The run has a journal: open the files.  run: its name.  traffic: bytes so far, by name."""
+        self._scalars = Scalars(self._config, run, self.written + 1, traffic)
+        self._metrics = Metrics(self._folder / METRICS, self._steps, self._scalars.write)
+        self._timings = Timings(self._folder / TIMINGS, 0, self._steps)
+        for step, text in self._events:
+            self.event(step, text)
 
     def take(self, store: TCPStore, seal: Seal, votes: Votes, last: int) -> None:
         """Write what has been posted for steps up to ``last``."""
-        before = self.written
-        while self.written < last and store.check([key := f"lines/{self.written + 1}"]):
+        before, metrics = self.written, self._metrics
+        while (
+            metrics is not None and self.written < last and store.check([key := f"lines/{self.written + 1}"])
+        ):
             try:
                 lines = json.loads(seal.open(store.get(key), key).payload)
                 checked = [self._checked(line, votes) for line in lines]
@@ -51,7 +60,7 @@ class LineWriter:
                 store.delete_key(key)  # another worker will post them
                 break
             for line in checked:
-                self._open().write(line)
+                metrics.write(line)
             self.written += 1
         if self.written != before or not store.check(["written"]):
             store.set("written", str(self.written))
@@ -66,17 +75,25 @@ class LineWriter:
             )
         return line
 
-    def progress(self, steps: int, workers: int, offered_again: int, refused: int) -> None:
-        """Now and then, how it goes."""
-        if steps == self._last or steps < self._last + _EVERY and steps != self._config.run.steps:
-            return
-        self._open()
-        self._last = steps
-        assert self._timings is not None
-        self._timings.write(steps, workers=workers, offered_again=offered_again, refused=refused)
+    def is_due(self, steps: int) -> bool:
+        """Whether it is time for a line of timings.jsonl after so many steps."""
+        return steps != self._last and (steps >= self._last + _EVERY or steps == self._config.run.steps)
+
+    def progress(self, steps: int, **figures: int) -> None:
+        """How it goes after so many steps."""
+        if self._timings is not None:
+            self._timings.write(steps, **figures)
+            self._last = steps
+
+    def event(self, steps: int, text: str) -> None:
+        """Something that befell the run."""
+        if self._timings is None:
+            self._events.append((steps, text))
+        else:
+            self._timings.write(steps, event=text)
 
     def close(self) -> None:
         """Close the files."""
-        for opened in (self._metrics, self._timings):
+        for opened in (self._metrics, self._timings, self._scalars):
             if opened is not None:
                 opened.close()

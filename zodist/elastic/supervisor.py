@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -21,14 +21,16 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from zodist import records, stopping
 from zodist.config import Config
-from zodist.elastic.collection import Collection
+from zodist.elastic.attendance import Attendance
+from zodist.elastic.collection import DIFFERS, Collection
 from zodist.elastic.connection import arrived
 from zodist.elastic.frames import Frame, Refused, Seal
 from zodist.elastic.keys import ROUND, Done, Turn, What
 from zodist.elastic.lines import LineWriter
 from zodist.elastic.pace import Pace
 from zodist.elastic.secret import read_secret
-from zodist.elastic.votes import Votes
+from zodist.elastic.traffic import Ledger
+from zodist.elastic.votes import Hearing, Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
 from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
 from zodist.journal_format import Entry, is_torn_header
@@ -37,9 +39,8 @@ from zodist.metrics import write_whole
 _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")
 _IDLE_S = 0.2
 _GAP_S = 1.0
+_STUCK_S = 5.0
 _KEPT_S = 5.0  # results stay in the store so long after their collection is done, for workers on their way
-_LINGER_S = 10.0  # for workers that have not gone yet when the run is over
-_RECENT = 16  # collections whose contributors count as present
 
 
 class Supervisor:
@@ -60,11 +61,10 @@ class Supervisor:
         self._done: set[str] = set()
         self._paces = {True: Pace(), False: Pace()}
         self._votes = Votes()
-        self._recent: deque[set[int]] = deque(maxlen=_RECENT)
         self._waste: deque[tuple[float, list[str]]] = deque()
-        self._joined = self._announced = 0
-        self._strangers: dict[int, float] = {}
-        self._next_look = self._gap_since = 0.0
+        self._announced = 0
+        self._differing: set[tuple[int, str]] = set()
+        self._next_look = self._gap_since = self._moved = 0.0
         self._journal = self._open_journal()
         self._lines = LineWriter(config, self.folder, self._steps())
         try:
@@ -72,6 +72,9 @@ class Supervisor:
         except BaseException:
             self.close()
             raise
+        self._attendance = Attendance(self._store, self._outer, self._tell, self._refuse)
+        self._hearing = Hearing(self._store, self._seal, self._votes, self._attendance)
+        self._ledger = Ledger(self._store, self._outer)
 
     def close(self) -> None:
         """Release the files."""
@@ -86,25 +89,34 @@ class Supervisor:
         """
         self._publish()
         over = 0.0
-        while True:
+        while not self._in_vain():
             self._news()
             if not over and (self._store.check(["finished"]) or (stopping.asked() and not self._open)):
                 over = time.monotonic()
-            if over and self._may_leave(time.monotonic() - over):
+            if over and self._attendance.may_go(time.monotonic() - over):
                 break
             if not self._open:
                 arrived(self._store, [f"announce/{self._announced + 1}"], _IDLE_S)
                 continue
             for collection in list(self._open.values()):
-                if collection.advance(_IDLE_S / len(self._open)):
+                done = collection.advance(_IDLE_S / len(self._open))
+                if done and self._hearing.over(self._pace(collection.name).limit()):
                     self._commit(collection)
         self._lines.take(self._store, self._seal, self._votes, self._steps())
+        self._progress({})  # nobody is here any more
         if not self._store.check(["finished"]):
             raise Stopped(
                 f"stopped after {self._steps()} of {self.config.run.steps} steps ({stopping.asked()}); the same "
                 "commands go on there"
             )
         return self._steps()
+
+    def _in_vain(self) -> bool:
+        """Whether it was asked to stop, and waits for results that nobody seems to compute."""
+        if not stopping.asked() or not self._open:
+            self._moved = time.monotonic()
+        patience_s = max([_STUCK_S, *(2 * self._pace(name).limit() for name in self._open)])
+        return time.monotonic() - self._moved > patience_s
 
     def _open_journal(self) -> Journal | None:
         path = self.folder / JOURNAL
@@ -168,6 +180,7 @@ class Supervisor:
     def _adopt(self, journal: Journal) -> None:
         header = journal.header
         self._seal.run = header["run"]
+        self._lines.begin(header["run"], self._traffic)
         begun = [header.get("threads", 0), header.get("versions", {})]
         self._put(self._outer, "begun", json.dumps(begun).encode())
         for i, entry in enumerate(journal.entries):
@@ -194,7 +207,7 @@ class Supervisor:
             self._announced, self._gap_since = self._announced + 1, now
         if self._journal is None and self._store.check(["proposal"]):
             self._begin()
-        self._look_for_joiners(now)
+        self._attendance.look(now)
         self._lines.take(self._store, self._seal, self._votes, self._steps() - 1)
         while self._waste and self._waste[0][0] < now:
             for key in self._waste.popleft()[1]:
@@ -214,23 +227,6 @@ class Supervisor:
         self._journal = Journal.create(self.folder / JOURNAL, header)
         self._adopt(self._journal)
 
-    def _look_for_joiners(self, now: float) -> None:
-        joined = self._store.add("joined", 0)
-        for number in range(self._joined + 1, joined + 1):
-            self._strangers[number] = now + _KEPT_S
-        self._joined = joined
-        for number, end in list(self._strangers.items()):
-            key = f"join/{number}"
-            if self._store.check([key]):
-                try:
-                    who = self._outer.open(self._store.get(key), key).payload.decode(errors="replace")
-                    self.say(f"worker {number} joins ({who[:100]})")
-                except Refused as why:
-                    self._refuse(key, 0, number, str(why))
-            elif now < end:
-                continue
-            del self._strangers[number]
-
     def _announcement(self, key: str) -> None:
         try:
             name = self._seal.open(self._store.get(key), key).payload.decode(errors="replace")
@@ -247,8 +243,11 @@ class Supervisor:
             return
         finally:
             self._store.delete_key(key)
-        pace = self._paces[name.startswith(ROUND)]
+        pace = self._pace(name)
         self._open[name] = Collection(self._store, self._seal, name, what, pace, self._votes, self._refuse)
+
+    def _pace(self, name: str) -> Pace:
+        return self._paces[name.startswith(ROUND)]
 
     def _is_done(self, name: str) -> bool:
         rounds = len(self._journal.entries) if self._journal else 0
@@ -265,12 +264,12 @@ class Supervisor:
         rounds = len(self._journal.entries) if self._journal else 0
         if int(name.removeprefix(ROUND)) != rounds:
             raise Refused(f"round {rounds} comes next, not {name}")
-        if not what.losses or what.size != records.record_bytes(what.losses):
+        if not what.losses or what.size != what.group * records.record_bytes(what.losses):
             raise Refused("its records have another size")
 
     def _commit(self, collection: Collection) -> None:
         """To disk, then to everybody."""
-        name, what = collection.name, collection.what
+        name, what, self._moved = collection.name, collection.what, time.monotonic()
         verdict, stop = self._votes.verdict(), bool(stopping.asked())
         if what.losses:
             assert self._journal is not None
@@ -283,29 +282,27 @@ class Supervisor:
         del self._open[name]
         if not what.losses:
             self._done.add(name)
-        self._recent.append(collection.workers())
+        self._pace(name).add(frame.seconds for frame in collection.results.values())
+        self._attendance.contributed(collection.workers(), bool(collection.offered_again))
         self._waste.append((time.monotonic() + _KEPT_S, collection.keys()))
         if collection.offered_again:
             self.offered_again += collection.offered_again
             self.say(f"{name}: {collection.offered_again} items were offered again")
-        self._lines.progress(self._steps(), self.workers(), self.offered_again, self.refused.total())
+        if collection.offered_again or self._lines.is_due(self._steps()):
+            self._progress({"workers": len(self._attendance.present())})
 
-    def workers(self) -> int:
-        """How many workers have contributed lately."""
-        return len(self._present())
+    def _progress(self, figures: dict[str, int]) -> None:
+        """A line of timings.jsonl."""
+        counts = {"offered_again": self.offered_again, "refused": self.refused.total()}
+        self._lines.progress(self._steps(), **figures, **counts, **self._traffic())
 
-    def _present(self) -> set[int]:
-        return set().union(*self._recent)
+    def _traffic(self) -> dict[str, int]:
+        return self._ledger.total(self._attendance.others(()))
 
-    def _may_leave(self, seconds: float) -> bool:
-        """Whether all have left, those who contributed lately have, or we have waited long enough."""
-
-        def left(workers: Iterable[int]) -> bool:
-            return all(self._store.check([f"left/{number}"]) for number in workers)
-
-        if seconds > _LINGER_S or left(range(1, self._store.add("joined", 0) + 1)):
-            return True
-        return seconds > _LINGER_S / 4 and bool(self._recent) and left(self._present())
+    def _tell(self, text: str) -> None:
+        """Something that befell the run."""
+        self.say(text)
+        self._lines.event(self._steps(), text)
 
     def _refuse(self, name: str, item: int, worker: int, why: str) -> None:
         kind = why.split("(")[0].split(",")[0].strip()
@@ -313,6 +310,9 @@ class Supervisor:
         if self.refused[kind] <= 20:
             who = f"worker {worker}" if worker else "somebody"
             self.say(f"refused what {who} posted as {name} item {item}: {why}")
+        if (worker, why) not in self._differing and why.endswith(DIFFERS):
+            self._differing.add((worker, why))
+            self._lines.event(self._steps(), f"worker {worker} is told to rebuild: {why}")
 
 
 def supervise(

@@ -20,6 +20,7 @@ from zodist.crew import Rebuild
 from zodist.elastic.connection import Connection, Lost
 from zodist.elastic.frames import Frame, Refused, Seal, Vote
 from zodist.elastic.keys import ROUND, Done, Turn, Verdict, What
+from zodist.elastic.traffic import Traffic
 from zodist.errors import ExchangeError, JournalError, WorkerLost
 from zodist.journal_format import Entry
 
@@ -42,6 +43,8 @@ class Worker:
         self._timeout_s = timeout_s
         self._vote, self._rebuilt = Vote(), 0
         self._lines: dict[int, bytes] = {}
+        self._records = 0
+        self._before = Traffic()  # of earlier connections
         self._stop = False
         self._item_s = 1.0
         self._connection = Connection(address, timeout_s)
@@ -61,10 +64,6 @@ class Worker:
     def received(self) -> int:
         """Bytes of values received."""
         return self._connection.received
-
-    def config(self) -> str:
-        """The run's settings, TOML."""
-        return self._lasting(lambda: self._read(self._outer, "config")).decode()
 
     def begin(self, threads: int, versions: dict[str, str]) -> tuple[int, dict[str, str]]:
         """Threads and versions that the run was begun with; of a new run, those of the first worker."""
@@ -147,8 +146,10 @@ class Worker:
             self._lines = {t: value for t, value in self._lines.items() if t > written}
 
     def vote(self, t: int, digest: int) -> None:
-        """The digest of this worker's weights after step t goes along with its results from now on."""
+        """The digest of this worker's weights after step t: by itself, and along with its results from now on."""
         self._vote = Vote(t, digest, t == self._rebuilt)
+        # The supervisor may want it before this worker has a result.
+        self._lasting(lambda: self._put(self._seal, "vote"))
 
     def rebuild(self) -> int:
         """This worker goes back to make its weights anew; returns the milestone after which they differed."""
@@ -160,7 +161,10 @@ class Worker:
         """The next round: float32 [items, losses] as published."""
         done = self._collect(f"{ROUND}{self.position}", what, make)
         entry = done.entry()
-        if done.place != (what.step, what.round, what.lr, what.losses) or len(entry.values) != what.count:
+        if (
+            done.place != (what.step, what.round, what.lr, what.losses)
+            or len(entry.values) != what.groups.items
+        ):
             raise JournalError(
                 f"step {what.step} round {what.round} at lr {what.lr!r} comes next here, the journal has step "
                 f"{entry.step} round {entry.round} at lr {entry.lr!r}: was the configuration changed?"
@@ -181,20 +185,33 @@ class Worker:
         """The last step is done."""
         self._lasting(lambda: self._connection.put("finished", b"1"))
 
+    def count(self) -> None:
+        """Say how many bytes this worker has sent and received."""
+        self._lasting(lambda: self._put(self._outer, "traffic", self._traffic().since(self._before)))
+
     def close(self) -> None:
         """Say goodbye and hang up."""
         try:
+            self._put(self._outer, "traffic", self._traffic().since(self._before))
             self._connection.put(f"left/{self.number}", b"1")
-            self._connection.has("left")  # an answer: the goodbye has arrived
+            self._connection.add("gone", 1)
         except Lost:
             pass  # nobody there to say it to
         self._connection.close()
 
+    def _put(self, seal: Seal, kind: str, payload: bytes = b"") -> None:
+        """What this worker says of itself."""
+        key = f"{kind}/{self.number}"
+        self._connection.put(key, seal.close(Frame(key, 0, payload, self.number, vote=self._vote)))
+
+    def _traffic(self) -> Traffic:
+        return Traffic(self.sent, self.received, self._records)
+
     def _join(self) -> None:
         connection = self._connection
+        self._before = self._traffic()
         self.number = connection.add("joined", 1)
-        key, who = f"join/{self.number}", f"{socket.gethostname()}, process {os.getpid()}"
-        connection.put(key, self._outer.close(Frame(key, 0, who.encode(), self.number)))
+        self._put(self._outer, "join", f"{socket.gethostname()}, process {os.getpid()}".encode())
         self._await("present")
         self._read(self._outer, "present")
 
@@ -291,6 +308,7 @@ class Worker:
         began = time.monotonic()
         payload = make(item)
         self._item_s = max(time.monotonic() - began, 1e-6)
+        self._records += len(payload) if name.startswith(ROUND) else 0
         return self._seal.close(Frame(name, item, payload, self.number, self._item_s, self._vote))
 
     def _open(self, name: str, what: What) -> None:

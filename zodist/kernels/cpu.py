@@ -18,13 +18,17 @@ import numpy as np
 from numba import njit, prange
 
 from zodist.kernels.tile import (
+    RADEMACHER,
     TILE,
     ZERO,
+    compile_tile,
     decode,
     encode,
     f32,
     fill,
+    flip,
     settle,
+    sign_words,
     u32,
     u64,
 )
@@ -32,9 +36,10 @@ from zodist.kernels.tile import (
 SMALL = 1 << 16  # numbers that one thread handles sooner than a pool wakes
 INFINITE = f32(np.inf)
 CHUNK = 16  # tiles per parallel task: long enough to hide scheduling, short enough to balance a small matrix
+SPAN = CHUNK * TILE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compile_tile
 def _coded_sum(law, keys, tables, param, role, tile, a, b, total, z, w):
     """sum_s base_s * table_s on places a .. b - 1 of a tile, into total (float32 [b - a])."""
     offset = (tile * TILE) % tables.shape[1]
@@ -52,7 +57,7 @@ def _coded_sum(law, keys, tables, param, role, tile, a, b, total, z, w):
                 total[j] = total[j] + base[j] * table[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compile_tile
 def _dress(x, total, share, mean, curvature, below):
     """Change a direction's numbers element by element; what an empty array or an infinite bound stands for is skipped."""
     if mean.size:
@@ -66,7 +71,7 @@ def _dress(x, total, share, mean, curvature, below):
             total[j] = total[j] if abs(x[j]) <= below else ZERO
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compile_tile
 def _perturb_tile(
     kind, out_kind, words, outs, row, at, law, keys, tables, param, role, tile, a, b, dress, lo, room
 ):
@@ -74,96 +79,110 @@ def _perturb_tile(
 
     lo: number of the first place within the held range, for the arrays of the dress.
     """
-    n = b - a
+    n, offset = b - a, (tile * TILE) % tables.shape[2]
     x, total, z, w = room
-    decode(kind, words, x)
     shares, mean, curvature, below, keep = dress
     plain = keep and mean.size == 0 and curvature.size == 0 and below == INFINITE
-    if keys.size == 1 and plain:
-        offset = (tile * TILE) % tables.shape[2]
-        fill(law, keys[0], param, role, tile, z, w)
-        base = z[a:b]
+    if keys.size == 1 and plain and law == RADEMACHER and kind == out_kind and n == TILE:
+        sign_words(keys[0], param, role, tile, w)
         for p in range(tables.shape[0]):
-            table = tables[p, 0, offset + a : offset + b]
-            for j in range(n):
-                total[j] = x[j] + base[j] * table[j]
-            encode(out_kind, total, outs[p, row, at : at + n])
+            flip(kind, words, w[0], tables[p, 0, offset : offset + n], outs[p, row, at : at + n])
         return
+    if keep or below < INFINITE:
+        decode(kind, words, x)
     if keys.size == 1:
         fill(law, keys[0], param, role, tile, z, w)
-    mean_here, curvature_here = _part(mean, lo, n), _part(curvature, lo, n)
     for p in range(tables.shape[0]):
-        if keys.size == 1:
-            offset = (tile * TILE) % tables.shape[2]
-            base, table = z[a:b], tables[p, 0, offset + a : offset + b]
-            for j in range(n):
-                total[j] = base[j] * table[j]
-        else:
+        if keys.size != 1:
             _coded_sum(law, keys, tables[p], param, role, tile, a, b, total, z, w)
-        if not plain:
-            _dress(x[:n], total[:n], shares[p], mean_here, curvature_here, below)
+        elif not plain:
+            _multiply(z[a:b], tables[p, 0, offset + a : offset + b], total)
+        else:
+            _add_product(x, z[a:b], tables[p, 0, offset + a : offset + b], total)
+            encode(out_kind, total, outs[p, row, at : at + n])
+            continue
+        _dress(x[:n], total[:n], shares[p], mean[lo : lo + n], curvature[lo : lo + n], below)
         if keep:
             for j in range(n):
                 total[j] = x[j] + total[j]
         encode(out_kind, total, outs[p, row, at : at + n])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _part(values, lo, n):
-    """n values from lo on; of an empty array, none."""
-    return values[lo : lo + n] if values.size else values
+@compile_tile
+def _multiply(base, table, total):
+    """total = base * table."""
+    for j in range(base.size):
+        total[j] = base[j] * table[j]
+
+
+@compile_tile
+def _add_product(x, base, table, total):
+    """total = x + base * table."""
+    for j in range(base.size):
+        total[j] = x[j] + base[j] * table[j]
+
+
+@compile_tile
+def _perturb_range(
+    kind, out_kind, words, origin, lo, hi, outs, row, at, law, keys, tables, param, role, dress, room
+):
+    """outs[p, row, at : at + hi - lo] = numbers lo .. hi - 1 of the parameter at point p."""
+    for tile in range(lo // TILE, (hi + TILE - 1) // TILE):
+        first = tile * TILE
+        a, b = max(first, lo) - first, min(first + TILE, hi) - first
+        held, into = first + a - origin, at + first + a - lo
+        place = law, keys, tables, param, role, tile, a, b
+        piece = words[held : held + b - a]
+        _perturb_tile(kind, out_kind, piece, outs, row, into, *place, dress, held, room)
 
 
 def _perturb_rows(kind, out_kind, words, origin, starts, length, outs, law, keys, tables, param, role, dress):
     """outs[p, r, :] = rows of the parameter at point p.  A row is ``length`` numbers from flat index ``starts[r]``."""
     for r in prange(starts.size):
         room = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32), np.empty((4, 256), u32)
-        start, stop = starts[r], starts[r] + length
-        for tile in range(start // TILE, (stop + TILE - 1) // TILE):
-            first = tile * TILE
-            lo, hi = max(first, start), min(first + TILE, stop)
-            piece, a, b = words[lo - origin : hi - origin], lo - first, hi - first
-            at, held = lo - start, lo - origin
-            place = law, keys, tables, param, role, tile, a, b
-            _perturb_tile(kind, out_kind, piece, outs, r, at, *place, dress, held, room)
+        place, lo = (law, keys, tables, param, role), starts[r]
+        _perturb_range(kind, out_kind, words, origin, lo, lo + length, outs, r, 0, *place, dress, room)
 
 
 def _perturb(kind, out_kind, words, origin, start, stop, outs, law, keys, tables, param, role, dress):
     """outs[p, 0, :] = numbers start .. stop - 1 of the parameter at point p."""
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
+    first = start // SPAN
+    for chunk in prange((stop + SPAN - 1) // SPAN - first):
         room = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32), np.empty((4, 256), u32)
-        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
-            first = tile * TILE
-            lo, hi = max(first, start), min(first + TILE, stop)
-            piece, a, b = words[lo - origin : hi - origin], lo - first, hi - first
-            at, held = lo - start, lo - origin
-            place = law, keys, tables, param, role, tile, a, b
-            _perturb_tile(kind, out_kind, piece, outs, 0, at, *place, dress, held, room)
+        lo, hi = max(start, (first + chunk) * SPAN), min(stop, (first + chunk + 1) * SPAN)
+        place, at = (law, keys, tables, param, role), lo - start
+        _perturb_range(kind, out_kind, words, origin, lo, hi, outs, 0, at, *place, dress, room)
+
+
+@compile_tile
+def _update_range(kind, words, origin, lo, hi, law, keys, tables, param, role, dress, decay, round_key, room):
+    """words[lo - origin : hi - origin] <- round(words * decay - direction)."""
+    x, total, z, w, bits = room
+    shares, mean, curvature, below, _ = dress
+    plain = mean.size == 0 and curvature.size == 0 and below == INFINITE
+    for tile in range(lo // TILE, (hi + TILE - 1) // TILE):
+        first = tile * TILE
+        a, b = max(first, lo) - first, min(first + TILE, hi) - first
+        held, n = first + a - origin, b - a
+        piece = words[held : held + n]
+        decode(kind, piece, x)
+        _coded_sum(law, keys, tables, param, role, tile, a, b, total, z, w)
+        if not plain:
+            _dress(x[:n], total[:n], shares[0], mean[held : held + n], curvature[held : held + n], below)
+        for j in range(n):
+            x[j] = x[j] * decay - total[j]
+        settle(kind, x, piece, round_key, param, tile, a, b, bits, w)
 
 
 def _update(kind, words, origin, law, keys, tables, param, role, dress, decay, round_key):
     """words <- round(words * decay - direction): float32 throughout, one rounding."""
-    start, stop = origin, origin + words.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    shares, mean, curvature, below, _ = dress
-    plain = mean.size == 0 and curvature.size == 0 and below == INFINITE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
+    stop, first = origin + words.size, origin // SPAN
+    for chunk in prange((stop + SPAN - 1) // SPAN - first):
         x, total, z = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32)
-        w, bits = np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
-            first = tile * TILE
-            lo, hi = max(first, start), min(first + TILE, stop)
-            a, b = lo - first, hi - first
-            piece, n = words[lo - origin : hi - origin], hi - lo
-            decode(kind, piece, x)
-            _coded_sum(law, keys, tables, param, role, tile, a, b, total, z, w)
-            if not plain:
-                at = lo - origin
-                _dress(x[:n], total[:n], shares[0], _part(mean, at, n), _part(curvature, at, n), below)
-            for j in range(n):
-                x[j] = x[j] * decay - total[j]
-            settle(kind, x, piece, round_key, param, tile, a, b, bits, w)
+        room = x, total, z, np.empty((4, 256), u32), np.empty(TILE, np.uint16)
+        lo, hi = max(origin, (first + chunk) * SPAN), min(stop, (first + chunk + 1) * SPAN)
+        place = law, keys, tables, param, role
+        _update_range(kind, words, origin, lo, hi, *place, dress, decay, round_key, room)
 
 
 def _digest(words, origin, param):

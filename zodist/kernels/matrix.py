@@ -16,7 +16,7 @@ from numba import njit, prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import add_rows, dot16
-from zodist.kernels.tile import TILE, ZERO, decode, encode, f32, fill, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, encode, f32, fill, u32
 
 CHUNK = 32  # tiles per parallel task: one of them is made twice, by the neighbour as well
 BLOCK = 64  # rows that are summed before a sum leaves the cache
@@ -76,7 +76,7 @@ def coded_row(law, keys, tables, param, role, start, n, t, held, totals, z, w):
     return held
 
 
-@compile_inner
+@compile_tile
 def _weights_row(kind, words, origin, start, n, x):
     """The weights of one row as float32; no words at all count as 0."""
     if words.size == 0:
@@ -270,25 +270,51 @@ def _score(m, n, law, keys, param, role, a, weights, out):
     return q
 
 
+@compile_tile
+def _rank_one_rows(kind, out_kind, words, origin, rows, first, last, n, outs, left, right, tables, room):
+    """_rank_one on rows[first:last]."""
+    x, wide, total = room
+    for r in range(first, last):
+        row = rows[r]
+        _weights_row(kind, words, origin, row * n, n, x)
+        for p in range(tables.shape[0]):
+            _repeat(tables[p, row % tables.shape[1]], wide)
+            _add_outer(x, left[row], right, wide, total)
+            encode(out_kind, total, outs[p, r])
+
+
+@compile_tile
+def _repeat(table, wide):
+    """wide[j] = table[j mod size]: copies of copies, since loops over a short table would be short."""
+    done = min(table.size, wide.size)
+    for j in range(done):
+        wide[j] = table[j]
+    while done < wide.size:
+        more = min(done, wide.size - done)
+        into = wide[done : done + more]
+        for j in range(more):
+            into[j] = wide[j]
+        done += more
+
+
+@compile_tile
+def _add_outer(x, factor, right, table, total):
+    """total = x + factor * right * table."""
+    for j in range(total.size):
+        total[j] = x[j] + (factor * right[j]) * table[j]
+
+
 def _rank_one(kind, out_kind, words, origin, rows, n, outs, left, right, tables):
     """outs[p, r] = W_row + left[row] * right * T_p, T_p[j] = tables[p, row mod A, j mod B].
 
     left float32 [m], right float32 [n]; tables float32 [C, A, B], A and B powers of two: Walsh tables over
     rows and columns.
     """
-    folds, period = tables.shape[1], tables.shape[2]
-    for r in prange(rows.size):
-        row = rows[r]
-        x, total = np.empty(n, f32), np.empty(n, f32)
-        _weights_row(kind, words, origin, row * n, n, x)
-        for p in range(tables.shape[0]):
-            table, factor = tables[p, row % folds], left[row]
-            for first in range(0, n, period):
-                stop = min(first + period, n)
-                here, base, old = total[first:stop], right[first:stop], x[first:stop]
-                for j in range(stop - first):
-                    here[j] = old[j] + (factor * base[j]) * table[j]
-            encode(out_kind, total, outs[p, r])
+    per = rows_per_task(n)
+    for task in prange((rows.size + per - 1) // per):
+        room = np.empty(n, f32), np.empty(n, f32), np.empty(n, f32)
+        first, last = task * per, min(rows.size, (task + 1) * per)
+        _rank_one_rows(kind, out_kind, words, origin, rows, first, last, n, outs, left, right, tables, room)
 
 
 rank_one_serial, rank_one_parallel = compile_forms(_rank_one)

@@ -17,8 +17,8 @@ TILE = noise.TILE
 GAUSSIAN, RADEMACHER = noise.GAUSSIAN, noise.RADEMACHER
 
 u32, i32, u64, f32 = np.uint32, np.int32, np.uint64, np.float32
-M0, M1, W0, W1 = u64(0xD2511F53), u64(0xCD9E8D57), u32(0x9E3779B9), u32(0xBB67AE85)
-HALF, LOW = u64(32), u64(0xFFFFFFFF)
+M0, M1, W0, W1 = noise.M0, noise.M1, noise.W0, noise.W1
+HALF, LOW = noise.HALF, noise.LOW
 L0, L1, L2, L3, L4, L5, L6, L7 = (f32(c) for c in noise.LOG)
 S0, S1, S2, S3 = (f32(c) for c in noise.SIN)
 C0, C1, C2, C3 = (f32(c) for c in noise.COS)
@@ -26,88 +26,110 @@ TO_UNIT, TO_CENTRE, TO_ANGLE, TWO_LN2 = noise.TO_UNIT, noise.TO_CENTRE, noise.TO
 ROOT_BITS, ONE, ZERO = i32(noise.SQRT_HALF_BITS), f32(1.0), f32(0.0)
 EIGHTH_TURN, SIGN_BIT, ONE_BITS = u32(1 << 29), u32(1 << 31), u32(0x3F800000)
 
-_inline = {"cache": True, "nogil": True, "error_model": "numpy", "inline": "never"}
-compile_tile = njit(**_inline)
+# Inner functions own no array: without numba's count of references, which costs as much as the arithmetic of a tile.
+compile_tile = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+inline = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, inline="always")
+
+
+@inline
+def _round(c0, c1, c2, c3, a0, a1):
+    """One Philox round on 64-bit lanes.  Their high halves hold leftovers, which the multiplications mask away."""
+    p0, p1 = M0 * (c0 & LOW), M1 * (c2 & LOW)
+    return (p1 >> HALF) ^ c1 ^ a0, p1, (p0 >> HALF) ^ c3 ^ a1, p0
 
 
 @compile_tile
-def philox_blocks(key, param, role, first, count, w):
-    """Words of blocks first .. first + count - 1 into w, uint32 [4, >= count]."""
-    k0, k1 = u32(key & LOW), u32(key >> HALF)
-    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
-    for j in range(count):
-        block = first + u64(j)
-        c0, c1, c2, c3 = u32(block & LOW), u32(block >> HALF), u32(param), u32(role)
+def philox_blocks(key, param, role, first, half, w):
+    """Words of blocks first .. first + 2 * half - 1 into w, uint32 [4, >= 2 * half].
+
+    Two blocks at a time, since the rounds of one are a chain in which every operation waits for the last.
+    """
+    k0, k1 = key & LOW, key >> HALF
+    for j in range(half):
+        b, e = first + u64(j), first + u64(j + half)
+        c0, c1, c2, c3 = b & LOW, b >> HALF, param, role
+        d0, d1, d2, d3 = e & LOW, e >> HALF, param, role
         a0, a1 = k0, k1
         for _ in range(10):
-            p0, p1 = M0 * u64(c0), M1 * u64(c2)
-            c0, c2 = u32(u32(p1 >> HALF) ^ c1 ^ a0), u32(u32(p0 >> HALF) ^ c3 ^ a1)
-            c1, c3 = u32(p1 & LOW), u32(p0 & LOW)
-            a0, a1 = u32(a0 + W0), u32(a1 + W1)
-        w0[j], w1[j], w2[j], w3[j] = c0, c1, c2, c3
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, a0, a1)
+            d0, d1, d2, d3 = _round(d0, d1, d2, d3, a0, a1)
+            a0, a1 = (a0 + W0) & LOW, (a1 + W1) & LOW
+        w[0, j], w[1, j], w[2, j], w[3, j] = u32(c0), u32(c1), u32(c2), u32(c3)
+        w[0, j + half], w[1, j + half] = u32(d0), u32(d1)
+        w[2, j + half], w[3, j + half] = u32(d2), u32(d3)
 
 
 @compile_tile
-def normals(radius, angle, out_c, out_s):
-    """Box-Muller on 256 pairs of words; the order of operations is noise._normals'."""
-    for j in range(256):
-        u = f32(radius[j]) * TO_UNIT + TO_CENTRE
-        bits = f32(u).view(i32)
-        exponent = i32(i32(bits - ROOT_BITS) >> i32(23))
-        f = i32(bits - i32(exponent << i32(23))).view(f32) - ONE
-        p = ((((((L7 * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
-        r2 = f * p - f32(exponent) * TWO_LN2
-        r = np.sqrt(r2 if r2 > ZERO else ZERO)
-        a = angle[j]
-        quadrant = u32(u32(a + EIGHTH_TURN) >> u32(30))
-        x = f32(i32(u32(a - u32(quadrant << u32(30))))) * TO_ANGLE
-        y = x * x
-        s = x * (((S3 * y + S2) * y + S1) * y + S0)
-        c = ((C3 * y + C2) * y + C1) * y + C0
-        odd = (quadrant & u32(1)) != u32(0)
-        cc = s if odd else c
-        ss = c if odd else s
-        flip_c = u32(u32(u32(quadrant + u32(1)) & u32(2)) << u32(30))
-        flip_s = u32(u32(quadrant & u32(2)) << u32(30))
-        out_c[j] = r * u32(f32(cc).view(u32) ^ flip_c).view(f32)
-        out_s[j] = r * u32(f32(ss).view(u32) ^ flip_s).view(f32)
+def sign_words(key, param, role, tile, w):
+    """Eight copies of a tile's 32 Rademacher words into row 0 of w: number 32 q + l is word l << (7 - q).
+
+    The sign of place j + 256 k is then bit 7 + 8 k of number j: loops over 256 places, not 32, fill whole vectors.
+    """
+    k0, k1 = key & LOW, key >> HALF
+    for j in range(8):
+        b = u64(tile) * u64(8) + u64(j)
+        c0, c1, c2, c3 = b & LOW, b >> HALF, param, role
+        a0, a1 = k0, k1
+        for _ in range(10):
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, a0, a1)
+            a0, a1 = (a0 + W0) & LOW, (a1 + W1) & LOW
+        for q in range(8):
+            shift = u32(7 - q)
+            w[0, 32 * q + j], w[0, 32 * q + j + 8] = u32(c0) << shift, u32(c1) << shift
+            w[0, 32 * q + j + 16], w[0, 32 * q + j + 24] = u32(c2) << shift, u32(c3) << shift
+
+
+@inline
+def _pair(radius, angle):
+    """Box-Muller on one pair of words; the order of operations is noise._normals'."""
+    u = f32(radius) * TO_UNIT + TO_CENTRE
+    bits = f32(u).view(i32)
+    exponent = i32(i32(bits - ROOT_BITS) >> i32(23))
+    f = i32(bits - i32(exponent << i32(23))).view(f32) - ONE
+    p = ((((((L7 * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
+    r2 = f * p - f32(exponent) * TWO_LN2
+    r = np.sqrt(r2 if r2 > ZERO else ZERO)
+    quadrant = u32(u32(angle + EIGHTH_TURN) >> u32(30))
+    x = f32(i32(u32(angle - u32(quadrant << u32(30))))) * TO_ANGLE
+    y = x * x
+    s = x * (((S3 * y + S2) * y + S1) * y + S0)
+    c = ((C3 * y + C2) * y + C1) * y + C0
+    odd = (quadrant & u32(1)) != u32(0)
+    cc = s if odd else c
+    ss = c if odd else s
+    flip_c = u32(u32(u32(quadrant + u32(1)) & u32(2)) << u32(30))
+    flip_s = u32(u32(quadrant & u32(2)) << u32(30))
+    return r * u32(f32(cc).view(u32) ^ flip_c).view(f32), r * u32(f32(ss).view(u32) ^ flip_s).view(f32)
 
 
 @compile_tile
 def fill(law, key, param, role, tile, z, w):
     """The 1,024 numbers of one tile into z (float32); w is scratch, uint32 [4, 256]."""
     if law == GAUSSIAN:
-        philox_blocks(key, param, role, u64(tile) * u64(256), 256, w)
-        normals(w[0], w[1], z[0:256], z[256:512])
-        normals(w[2], w[3], z[512:768], z[768:1024])
+        philox_blocks(key, param, role, u64(tile) * u64(256), 128, w)
+        for j in range(256):
+            z[j], z[j + 256] = _pair(w[0, j], w[1, j])
+        for j in range(256):
+            z[j + 512], z[j + 768] = _pair(w[2, j], w[3, j])
     else:
-        # 32 blocks, those of four tiles, cost less than 8: the loop over blocks then fills whole vectors.
-        philox_blocks(key, param, role, u64(tile >> 2) * u64(32), 32, w)
-        lanes, at = w[0, 128:160], (tile & 3) * 8
-        for lane in range(4):
-            source = w[lane, at : at + 8]
-            for j in range(8):
-                lanes[lane * 8 + j] = source[j]
-        signs = z.view(np.uint32)
-        for bit in range(32):
-            shift, row = u32(31 - bit), signs[bit * 32 : bit * 32 + 32]
-            for j in range(32):
-                row[j] = u32(u32(u32(lanes[j] << shift) & SIGN_BIT) | ONE_BITS)
+        sign_words(key, param, role, tile, w)
+        for j in range(256):
+            bits = w[0, j]
+            z[j] = u32(u32(bits << u32(24)) & SIGN_BIT | ONE_BITS).view(f32)
+            z[j + 256] = u32(u32(bits << u32(16)) & SIGN_BIT | ONE_BITS).view(f32)
+            z[j + 512] = u32(u32(bits << u32(8)) & SIGN_BIT | ONE_BITS).view(f32)
+            z[j + 768] = u32(bits & SIGN_BIT | ONE_BITS).view(f32)
 
 
 @compile_tile
 def fill_bits16(key, param, tile, bits, w):
     """The 1,024 rounding numbers of one tile into bits (uint16)."""
-    philox_blocks(key, param, noise.ROUNDING, u64(tile) * u64(128), 128, w)
-    for word in range(4):
-        low, high, source = (
-            bits[word * 256 : word * 256 + 128],
-            bits[word * 256 + 128 : word * 256 + 256],
-            w[word],
-        )
-        for j in range(128):
-            low[j] = np.uint16(source[j] & u32(0xFFFF))
-            high[j] = np.uint16(source[j] >> u32(16))
+    philox_blocks(key, param, u64(noise.ROUNDING), u64(tile) * u64(128), 64, w)
+    for j in range(128):
+        bits[j], bits[j + 128] = w[0, j] & u32(0xFFFF), w[0, j] >> u32(16)
+        bits[j + 256], bits[j + 384] = w[1, j] & u32(0xFFFF), w[1, j] >> u32(16)
+        bits[j + 512], bits[j + 640] = w[2, j] & u32(0xFFFF), w[2, j] >> u32(16)
+        bits[j + 768], bits[j + 896] = w[3, j] & u32(0xFFFF), w[3, j] >> u32(16)
 
 
 @compile_tile
@@ -121,11 +143,30 @@ def decode(kind, words, x):
             x[j] = u32(u32(words[j]) << u32(16)).view(f32)
     else:
         for j in range(words.size):
-            h = u32(words[j])
-            # 2**112 moves float16's exponent range to float32's, subnormals included; it is exact.
-            magnitude = u32((h & u32(0x7FFF)) << u32(13)).view(f32) * f32(2.0**112)
-            special = u32((h & u32(0x7C00)) == u32(0x7C00)) * u32(0x7F800000)
-            x[j] = u32(f32(magnitude).view(u32) | special | u32((h & u32(0x8000)) << u32(16))).view(f32)
+            x[j] = _from_half(words[j])
+
+
+@inline
+def _from_half(word):
+    """A float16 word as float32."""
+    h = u32(word)
+    # 2**112 moves float16's exponent range to float32's, subnormals included; it is exact.
+    magnitude = u32((h & u32(0x7FFF)) << u32(13)).view(f32) * f32(2.0**112)
+    special = u32((h & u32(0x7C00)) == u32(0x7C00)) * u32(0x7F800000)
+    return u32(f32(magnitude).view(u32) | special | u32((h & u32(0x8000)) << u32(16))).view(f32)
+
+
+@inline
+def _bfloat(b):
+    """A bfloat16 word from float32 bits, to nearest, ties to even."""
+    rounded = u32(u32(b + u32(0x7FFF) + u32(u32(b >> u32(16)) & u32(1))) >> u32(16))
+    return rounded if u32(b & u32(0x7FFFFFFF)) <= u32(0x7F800000) else u32(0x7FC0)
+
+
+@inline
+def _nearest_half(b):
+    """A float16 word from float32 bits, to nearest, ties to even."""
+    return _half(b, u32(u32(0xFFF) + u32(u32(b >> u32(13)) & u32(1))), f32(-1.0))
 
 
 @compile_tile
@@ -136,13 +177,38 @@ def encode(kind, x, words):
             words[j] = f32(x[j]).view(u32)
     elif kind == BFLOAT16:
         for j in range(words.size):
-            b = f32(x[j]).view(u32)
-            rounded = u32(u32(b + u32(0x7FFF) + u32(u32(b >> u32(16)) & u32(1))) >> u32(16))
-            words[j] = rounded if u32(b & u32(0x7FFFFFFF)) <= u32(0x7F800000) else u32(0x7FC0)
+            words[j] = _bfloat(f32(x[j]).view(u32))
     else:
         for j in range(words.size):
-            b = f32(x[j]).view(u32)
-            words[j] = _half(b, u32(u32(0xFFF) + u32(u32(b >> u32(13)) & u32(1))), f32(-1.0))
+            words[j] = _nearest_half(f32(x[j]).view(u32))
+
+
+@compile_tile
+def flip(kind, words, signs, table, out):
+    """out = words + table, whose numbers have the signs of a tile (sign_words): all of one tile, in one format.
+
+    Places in their order, since memory that is written in another is several times slower.
+    """
+    for k in range(4):
+        shift, first = u32(24 - 8 * k), 256 * k
+        old, move, new = words[first : first + 256], table[first : first + 256], out[first : first + 256]
+        if kind == FLOAT32:
+            for j in range(256):
+                new[j] = f32(u32(old[j]).view(f32) + _signed(move[j], signs[j] << shift)).view(u32)
+        elif kind == BFLOAT16:
+            for j in range(256):
+                x = u32(u32(old[j]) << u32(16)).view(f32) + _signed(move[j], signs[j] << shift)
+                new[j] = _bfloat(f32(x).view(u32))
+        else:
+            for j in range(256):
+                x = _from_half(old[j]) + _signed(move[j], signs[j] << shift)
+                new[j] = _nearest_half(f32(x).view(u32))
+
+
+@inline
+def _signed(x, bits):
+    """A number, negative where the highest bit is set."""
+    return u32(f32(x).view(u32) ^ u32(u32(bits) & SIGN_BIT)).view(f32)
 
 
 @compile_tile
@@ -171,7 +237,7 @@ def settle(kind, x, words, round_key, param, tile, a, b, bits, w):
         encode_stochastic(kind, x, bits[a:b], words)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inline
 def _half(b, add, below):
     """A float16 word from float32 bits: ``add`` rounds the normal range; subnormals round at ``below`` (< 0: to even)."""
     sign = u32(u32(b >> u32(16)) & u32(0x8000))

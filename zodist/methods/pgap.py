@@ -63,6 +63,11 @@ class _Subspace(Law):
         self.method, self.param = method, param
         self._low = LowRank(self.factors)
 
+    @property
+    def shape_alone(self) -> bool:
+        """The method keeps factors whole."""
+        return True
+
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> Laid:
         """By the kind of the step."""
         if self.method.dense_now:

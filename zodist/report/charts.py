@@ -83,7 +83,7 @@ def curves(runs: Sequence[Run], axis: str) -> bytes | None:
                 linewidth=1.0,
                 linestyle=style,
             )
-        if scored and len(runs) == 1 and scores:
+        if scored and len(runs) == 1 and scores and scores[0]["majority"] is not None:
             panels[1].axhline(100 * scores[0]["majority"], color="0.5", linewidth=0.8, linestyle="--")
     _leave_out_exploded(panels[0], runs)
     panels[0].set_ylabel("loss (nats)")

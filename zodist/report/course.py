@@ -77,7 +77,8 @@ def crew(run: Run) -> Crew:
     """The workers of a run.
 
     Of a fixed crew each session has a number.  The supervisor of an elastic run writes now and then how many contributed,
-    and how many items were offered again and refused so far; a line with "event" is taken as it stands.
+    and how many items were offered again and refused so far; a line with "event" is taken as it stands, and where there are
+    such lines they say who came and went.
     """
     seconds: list[float] = []
     workers: list[int] = []
@@ -85,6 +86,7 @@ def crew(run: Run) -> Crew:
     before = 0.0
     for number, session in enumerate(run.sessions):
         again = refused = 0  # counted anew by each session
+        named = any("event" in line for line in session)
         for position, line in enumerate(session):
             at, step = before + line["seconds"], line["step"]
 
@@ -95,7 +97,9 @@ def crew(run: Run) -> Crew:
                 tell(f"started again, {_started(line)}")
             now = line.get("workers", 0)
             if now and (not workers or workers[-1] != now):
-                if workers and now > workers[-1]:
+                if named:
+                    pass
+                elif workers and now > workers[-1]:
                     tell(f"{now} workers, {now - workers[-1]} more: joined")
                 elif workers:
                     tell(f"{now} workers, {workers[-1] - now} fewer: left, stopped or dead")

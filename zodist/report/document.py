@@ -108,7 +108,7 @@ def _evaluations(run: Run) -> list[str]:
         [
             f"step {e['step']}, {e['split']}",
             score(e),
-            "" if e["accuracy"] is None else f"{e['calibrated']:.1%}",
+            "" if e["calibrated"] is None else f"{e['calibrated']:.1%}",
         ]
         for e in _ends(run.evaluations)
     ]

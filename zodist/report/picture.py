@@ -45,17 +45,20 @@ def plot(folder: Path) -> Path:
         right.errorbar(
             x, accuracy, error, color=color, marker="o", linestyle=line, label=f"{split} ± standard error"
         )
-        right.plot(
-            x,
-            [100 * e["calibrated"] for e in found],
-            color=color,
-            linestyle=":" if line else "",
-            marker="" if line else "x",
-            label=f"{split}, calibrated",
-        )
-        right.axhline(
-            100 * found[0]["majority"], color=color, linewidth=0.7, linestyle="--", label=f"{split}, majority"
-        )
+        if found[0]["calibrated"] is not None:
+            right.plot(
+                x,
+                [100 * e["calibrated"] for e in found],
+                color=color,
+                linestyle=":" if line else "",
+                marker="" if line else "x",
+                label=f"{split}, calibrated",
+            )
+        constant = found[0]["majority"]
+        if constant is not None:
+            right.axhline(
+                100 * constant, color=color, linewidth=0.7, linestyle="--", label=f"{split}, majority"
+            )
     left.set(xlabel="forward passes of a batch", ylabel="loss (nats)", title="loss")
     right.set(xlabel="forward passes of a batch", ylabel="accuracy (%)", title="accuracy")
     for axes in (left, right):

@@ -82,7 +82,10 @@ class Run:
 
     @property
     def traffic(self) -> tuple[int, int] | None:
-        """Payload bytes that the worker which wrote the files sent and received, evaluations and digests included."""
+        """Payload bytes sent and received, evaluations and digests included.
+
+        By the worker that wrote the files; in an elastic run by all workers together.
+        """
         last = [counted[-1] for s in self.sessions if (counted := [line for line in s if "sent" in line])]
         return (sum(e["sent"] for e in last), sum(e["received"] for e in last)) if last else None
 

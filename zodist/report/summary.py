@@ -39,6 +39,7 @@ def figures(run: Run) -> dict[str, Any]:
         "steps": run.count,
         "forwards": run.steps[-1].get("forwards") if run.steps else None,
         "skipped": sum(line.get("skipped", 0) for line in run.steps),
+        "outliers": sum(line.get("outliers", 0) for line in run.steps),
         "loss": _plain(running_mean(losses, 0.95)[-1]) if losses else None,
         "split": scores[0]["split"] if scores else None,
         "before": before,
@@ -89,6 +90,8 @@ def score(found: Mapping[str, Any] | None) -> str:
     """An evaluation in few words."""
     if found is None:
         return ""
+    if found["accuracy"] is None and found.get("f1") is not None:
+        return f"F1 {found['f1']:.1%} ± {found['f1_error']:.1%}, loss {found['loss']:.3f}"
     if found["accuracy"] is None:
         return f"loss {found['loss']:.4f} ± {found['loss_error']:.4f}"
     return f"{found['accuracy']:.1%} ± {found['accuracy_error']:.1%}, loss {found['loss']:.3f}"

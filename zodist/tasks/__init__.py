@@ -1,29 +1,36 @@
 """Tasks: what a model is fine-tuned and evaluated on.
 
-A task is a TOML file (description.py), built in or a user's own: a prompt template over rows of data, and the
-word that stands for each label. `load_task` reads, draws and tokenises the data; `Task.batch` turns examples
-into a forward pass.
+A task is a TOML file (description.py), built in or a user's own: a prompt template over rows of data, and what should
+follow it. `load_task` reads, draws and tokenises the data; `Task.batch` turns examples into a forward pass, `Task.measure`
+into the figures of an evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zodist.errors import TaskError
 from zodist.noise import permutation
-from zodist.tasks import classification, text
-from zodist.tasks.description import Description, built_in, describe
+from zodist.tasks import chat, choice, classification, generation, text
+from zodist.tasks.description import Description
 from zodist.tasks.source import Drawn, Rows, read
 from zodist.tasks.task import Batch, Example, Task
+from zodist.tasks.task_file import built_in, describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Batch", "Example", "Task", "built_in", "load_task"]
+__all__ = ["Batch", "Example", "Task", "built_in", "describe", "load_task"]
 
-BUILDERS = {"classification": classification.build, "text": text.build}
+BUILDERS: dict[str, Any] = {
+    "classification": classification.build,
+    "choice": choice.build,
+    "generation": generation.build,
+    "chat": chat.build,
+    "text": text.build,
+}
 
 
 def load_task(
@@ -31,23 +38,32 @@ def load_task(
     tokenizer: PreTrainedTokenizerBase,
     *,
     files: Mapping[str, str | Path],
-    train: int,
-    validation: int,
-    test: int,
+    train: int | None,
+    validation: int | None,
+    test: int | None,
     seed: int,
-    max_tokens: int,
+    max_tokens: int | None,
 ) -> Task:
     """The task with its examples drawn and tokenised.
 
     name_or_path: a built-in task, or the path of a TOML file.
     files: split ("train", "validation") -> data file, in place of the task's own source; empty to use that.
     train, validation, test: how many examples to draw; seed: of the draw, see `draw`.
-    max_tokens: the length of the longest row, option included.
+    max_tokens: the length of the longest row, option included.  None, here and before: as the task's [defaults] say.
     Raises TaskError for anything wrong with the description or the data.
     """
     description = describe(name_or_path)
-    splits, warnings = draw(description, files, train=train, validation=validation, test=test, seed=seed)
-    return BUILDERS[description.kind](description, splits, tokenizer, max_tokens, warnings)
+    own = description.defaults
+    splits, warnings = draw(
+        description,
+        files,
+        train=own.train if train is None else train,
+        validation=own.validation if validation is None else validation,
+        test=own.test if test is None else test,
+        seed=seed,
+    )
+    longest = own.max_tokens if max_tokens is None else max_tokens
+    return BUILDERS[description.kind](description, splits, tokenizer, longest, warnings)
 
 
 def draw(
@@ -65,7 +81,7 @@ def draw(
     first train + validation rows the last `validation` are for validation. The test set is the first `test`
     rows of the validation split, in the order of the same seed; that split is not read when test is 0.
     """
-    rows = read(description, files, "train")
+    rows = read(description, files, "train", train + validation)
     order = _order(rows, seed)[: train + validation]
     if validation >= len(order) or train < 1:
         raise TaskError(
@@ -80,7 +96,7 @@ def draw(
             f"{rows.origin} holds {len(rows.records)} rows: {cut} train instead of task.train = {train}"
         )
     if test:
-        rows = read(description, files, "validation")
+        rows = read(description, files, "validation", test)
         order = _order(rows, seed)
     splits["test"] = Drawn(rows, order[:test] if test else ())
     return splits, warnings

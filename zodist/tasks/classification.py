@@ -1,9 +1,9 @@
 """Classification by prompting: the words of the right label should be the most likely continuation.
 
-The score of an option is the mean log-probability of its tokens after the prompt, the loss the cross-entropy
-over the options' scores (MeZO, arXiv:2305.17333, appendix E.4 and its code). Where every option is one token,
-all options continue the same position and the normaliser over the vocabulary is common to them: it cancels in the softmax
-over the options. Then one row per example and the logits of the options' tokens are enough; no
+The score of an option is the mean log-probability of its tokens after the prompt (score = "sum": their sum), the loss the
+cross-entropy over the options' scores (MeZO, arXiv:2305.17333, appendix E.4 and its code: the mean). Where every option is
+one token, all options continue the same position and the normaliser over the vocabulary is common to them: it cancels in
+the softmax over the options. Then one row per example and the logits of the options' tokens are enough; no
 vocabulary-wide product is made. Otherwise there is one row per option. The last token of an option is only
 predicted, so it is never part of a row.
 """
@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from zodist.errors import TaskError
-from zodist.tasks.description import Description
-from zodist.tasks.prompt import check_fields, encoder, template, value
+from zodist.tasks.description import Classification
+from zodist.tasks.encoder import encoder
+from zodist.tasks.prompt import check_fields, prompts, template, too_long, value
 from zodist.tasks.source import Drawn, Rows
 from zodist.tasks.task import Batch, Example, Task, left_padded
 
@@ -47,11 +48,13 @@ class OptionRowsBatch(Batch):
 
     targets: int64 [labels, keep], the tokens of each option on the right, 0 where it is shorter.
     counts: bool [labels, keep], True where targets holds a token of the option.
+    mean: whether an option's score is the mean over its tokens, not the sum.
     """
 
     labels: Tensor
     targets: Tensor
     counts: Tensor
+    mean: bool = True
 
     def losses(self, logits: Tensor) -> Tensor:
         return _cross_entropy(self.scores(logits), self.labels)
@@ -61,7 +64,8 @@ class OptionRowsBatch(Batch):
         per_option = logits.float().log_softmax(-1).unflatten(0, (self.examples, len(targets)))
         index = targets.expand(self.examples, -1, -1)[..., None]
         tokens = per_option.gather(-1, index)[..., 0].masked_fill(~counts, 0.0)
-        return (tokens.sum(-1) / counts.sum(-1)).log_softmax(-1)
+        total = tokens.sum(-1)
+        return (total / counts.sum(-1) if self.mean else total).log_softmax(-1)
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
@@ -73,10 +77,22 @@ class ClassificationTask(Task):
     """Prompts with a fixed set of continuations.
 
     options: the tokens of each label's words, in label order. pad: the token that fills rows on the left.
+    mean: whether an option's score is the mean over its tokens, not the sum.
     """
 
     options: tuple[tuple[int, ...], ...]
     pad: int
+    mean: bool = True
+
+    def settings(self) -> list[Any]:
+        return [*super().settings(), *([] if self.mean else ["sum"])]
+
+    def rows(self, example: Example) -> int:
+        return 1 if all(len(option) == 1 for option in self.options) else len(self.options)
+
+    def shown(self, example: Example) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        tokens = example.tokens + self.options[example.label or 0]
+        return tokens, ((len(example.tokens), len(tokens)),)
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
@@ -89,12 +105,12 @@ class ClassificationTask(Task):
         keep = max(len(option) for option in self.options)
         targets, counts, _ = left_padded(self.options, 0)
         return OptionRowsBatch(
-            ids, mask, positions, keep, None, len(examples), labels, targets, counts.bool()
+            ids, mask, positions, keep, None, len(examples), labels, targets, counts.bool(), self.mean
         )
 
 
 def build(
-    description: Description,
+    description: Classification,
     splits: Mapping[str, Drawn],
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
@@ -102,15 +118,14 @@ def build(
 ) -> ClassificationTask:
     """The task over the drawn rows of train, validation and test.
 
-    A prompt and its longest option have at most max_tokens tokens: the prompt loses its beginning, after the
-    start token, never its end and never the option.
+    A prompt and its longest option have at most max_tokens tokens: the prompt gives way, never the option.
     """
-    prompt, encode = template(description), encoder(tokenizer)
+    form, encode = template(description, description.template), encoder(tokenizer)
     for drawn in splits.values():
-        check_fields(description, [*prompt.fields, description.label_field], drawn.rows)
-    texts = {split: [prompt.fill(drawn.rows, i) for i in drawn.indices] for split, drawn in splits.items()}
+        check_fields(description, [*form.fields, description.label_field], drawn.rows)
+    first = form.fill(splits["train"].rows, splits["train"].indices[0])
     words = tuple(description.labels.values())
-    options, apart = zip(*(encode.continuation(texts["train"][0], word) for word in words), strict=True)
+    options, apart = zip(*(encode.continuation(first, word) for word in words), strict=True)
     room = max_tokens - max(map(len, options)) - len(encode.start)
     if room < 1:
         raise TaskError(
@@ -120,17 +135,17 @@ def build(
     examples: dict[str, tuple[Example, ...]] = {}
     cut = 0
     for split, drawn in splits.items():
-        found = []
-        for i, tokens in zip(drawn.indices, encode(texts[split]), strict=True):
-            place = drawn.rows.place(i)
-            if not tokens and not encode.start:
-                raise TaskError(f"{place}: the prompt is empty; remove the row, or add words to the template")
-            cut += len(tokens) > room
-            found.append(Example((*encode.start, *tokens[-room:]), _label(description, drawn.rows, i), place))
-        examples[split] = tuple(found)
-    notes = [*warnings, *_word_warnings(words, options, apart)]
-    if cut:
-        notes.append(f"{cut} prompts are longer than task.max_tokens = {max_tokens} and lose their beginning")
+        tokens_of, over = prompts(form, drawn, encode, [room] * len(drawn.indices), description.shorten)
+        cut += over
+        examples[split] = tuple(
+            Example((*encode.start, *tokens), _label(description, drawn.rows, i), drawn.rows.place(i))
+            for i, tokens in zip(drawn.indices, tokens_of, strict=True)
+        )
+    notes = [
+        *warnings,
+        *_word_warnings(words, options, apart),
+        *too_long(cut, max_tokens, description.shorten),
+    ]
     return ClassificationTask(
         name=description.name,
         metric=description.metric,
@@ -140,10 +155,11 @@ def build(
         warnings=tuple(notes),
         options=tuple(map(tuple, options)),
         pad=encode.pad,
+        mean=description.score == "mean",
     )
 
 
-def _label(description: Description, rows: Rows, index: int) -> int:
+def _label(description: Classification, rows: Rows, index: int) -> int:
     found = value(rows, index, description.label_field)
     integral = isinstance(found, float) and found.is_integer()
     key = str(found).lower() if isinstance(found, bool) else str(int(found)) if integral else str(found)
@@ -179,5 +195,8 @@ def _word_warnings(
                 f"choose words that differ"
             )
         if options[i][0] == options[j][0]:
-            notes.append(f"the label words {words[i]!r} and {words[j]!r} begin with the same token")
+            notes.append(
+                f"the label words {words[i]!r} and {words[j]!r} begin with the same token, which tells nothing between "
+                f"them: only their later tokens do"
+            )
     return notes

@@ -1,60 +1,97 @@
-"""From a row of data to token rows: templates, tokens, truncation."""
+"""From a row of data to a prompt's tokens: templates, fields, truncation.
+
+A place in a template is {field}, {field.inner} for a field within a field, or {field:filter}, where the filter is
+    lower         in small letters
+    capital       the first letter large
+    small         the first letter small, unless the first word is I
+    unstop        without the full stop at the end
+"""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from zodist.config_errors import nearest
 from zodist.errors import TaskError
 from zodist.tasks.description import Description
-from zodist.tasks.source import Rows
+from zodist.tasks.encoder import Encoder
+from zodist.tasks.source import Drawn, Rows
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+
+def _small(text: str) -> str:
+    return text if text[:2] in ("I", "I ", "I'") else text[:1].lower() + text[1:]
+
+
+FILTERS: dict[str, Callable[[str], str]] = {
+    "": str,
+    "lower": str.lower,
+    "capital": lambda text: text[:1].upper() + text[1:],
+    "small": _small,
+    "unstop": lambda text: text.rstrip().removesuffix("."),
+}
 
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with {field} places. parts: (literal text before, field) pairs; the last field may be None."""
+    """A text with {field} places. parts: (literal text before, field, filter); the last field may be None."""
 
-    parts: tuple[tuple[str, str | None], ...]
+    parts: tuple[tuple[str, str | None, str], ...]
+    replace: Mapping[str, Mapping[str, str]]
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields named, in the order of the text."""
-        return tuple(field for _, field in self.parts if field is not None)
+        return tuple(field for _, field, _ in self.parts if field is not None)
 
-    def fill(self, rows: Rows, index: int) -> str:
-        """The prompt of one row; TaskError, naming the row, for a field it lacks or that is null."""
-        return "".join(
-            text + ("" if field is None else str(value(rows, index, field))) for text, field in self.parts
-        )
+    def fill(self, rows: Rows, index: int, given: Mapping[str, str] | None = None) -> str:
+        """The text of one row; TaskError, naming the row, for a field it lacks or that is null.
+
+        given: what stands in some places in place of the row's own values.
+        """
+        found = []
+        for text, field, change in self.parts:
+            found.append(text)
+            if field is None:
+                continue
+            if given is not None and field in given:
+                own = given[field]
+            else:
+                own = str(value(rows, index, field))
+                for old, new in self.replace.get(field, {}).items():
+                    own = own.replace(old, new)
+            found.append(FILTERS[change](own))
+        return "".join(found)
 
 
-def template(description: Description) -> Template:
-    """The checked template: plain {field} places only, at least one."""
+def template(description: Description, text: str, key: str = "template", least: int = 1) -> Template:
+    """The checked template of one key: plain {field} and {field:filter} places only, at least so many."""
 
     def fail(why: str) -> TaskError:
-        return TaskError(f"{description.file}: template = {description.template!r} {why}")
+        return TaskError(f"{description.file}: {key} = {text!r} {why}")
 
     try:
-        parsed = list(string.Formatter().parse(description.template))
+        parsed = list(string.Formatter().parse(text))
     except ValueError as error:
         raise fail(f"is not a template ({error}); write {{{{ and }}}} for braces in the text") from None
-    fields = [field for _, field, _, _ in parsed if field is not None]
-    if any(spec or conversion for _, _, spec, conversion in parsed) or not all(fields):
+    places = [(field, spec) for _, field, spec, _ in parsed if field is not None]
+    if any(conversion for *_, conversion in parsed) or not all(field for field, _ in places):
         raise fail("may hold only plain {field} places; write {{ and }} for braces in the text")
-    if not fields:
+    for _, spec in places:
+        if (spec or "") not in FILTERS:
+            known = [name for name in FILTERS if name]
+            raise fail(f"has a place with the filter {spec!r}{nearest(str(spec), known)}")
+    if len(places) < least:
         raise fail("names no field; write {field} where the row's text goes")
-    return Template(tuple((text, field) for text, field, _, _ in parsed))
+    return Template(tuple((text, field, spec or "") for text, field, spec, _ in parsed), description.replace)
 
 
 def check_fields(description: Description, wanted: Sequence[str], rows: Rows) -> None:
-    """TaskError, with the fields the data has, when one of the wanted fields is not among them."""
-    for field in wanted:
-        if field not in rows.fields:
+    """TaskError, with the fields the data has, when a field wanted, or named in [replace], is not among them."""
+    for field in [*wanted, *description.replace]:
+        if field not in rows.fields and field.split(".")[0] not in rows.fields:
             raise TaskError(
                 f"{description.file} names the field {field!r}, which {rows.origin} lacks (its fields are "
                 f"{', '.join(rows.fields)}); correct the name"
@@ -62,8 +99,10 @@ def check_fields(description: Description, wanted: Sequence[str], rows: Rows) ->
 
 
 def value(rows: Rows, index: int, field: str) -> Any:
-    """The value of one field of one row; TaskError naming the row when it is absent or null."""
-    found = rows.records[index].get(field)
+    """The value of one field of one row, or within it after dots; TaskError naming the row when it is absent or null."""
+    found: Any = rows.records[index]
+    for name in [field] if field in found else field.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
     if found is None:
         raise TaskError(
             f"{rows.place(index)}: the row has no value for the field {field!r}; add it or remove the row"
@@ -71,36 +110,42 @@ def value(rows: Rows, index: int, field: str) -> Any:
     return found
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A tokenizer and, apart, its start token if it has one: truncation from the left must not lose it."""
+def prompts(
+    form: Template, drawn: Drawn, encode: Encoder, room: Sequence[int], shorten: str = ""
+) -> tuple[list[list[int]], int]:
+    """The prompts of the drawn rows, each of at most so many tokens, the start token not counted; and how many were cut.
 
-    tokenizer: PreTrainedTokenizerBase
-    start: tuple[int, ...]
-    pad: int
-
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of each text without any special token."""
-        return (
-            self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        )  # pyright: ignore[reportReturnType]
-
-    def continuation(self, prompt: str, words: str) -> tuple[list[int], bool]:
-        """Tokens of `words` after `prompt`, and whether the two keep apart.
-
-        They do not if the tokenizer joins the end of the prompt with the beginning of the words; then the
-        words are encoded on their own, so that the prompt's tokens stay the same whatever follows.
-        """
-        head, joint = self([prompt, prompt + words])
-        if joint[: len(head)] == head and len(joint) > len(head):
-            return joint[len(head) :], True
-        return self([words])[0], False
+    shorten: the field that loses its end where a prompt is too long; where that is not enough, or without one, the prompt
+    loses its beginning.  Raises TaskError for an empty prompt.
+    """
+    every = encode([form.fill(drawn.rows, i) for i in drawn.indices])
+    found, cut = [], 0
+    for index, tokens, fit in zip(drawn.indices, every, room, strict=True):
+        if not tokens and not encode.start:
+            raise TaskError(
+                f"{drawn.rows.place(index)}: the prompt is empty; remove the row, or add words to the template"
+            )
+        cut += len(tokens) > fit
+        if shorten and len(tokens) > fit:
+            tokens = _shortened(form, drawn.rows, index, encode, fit, shorten, tokens)
+        found.append(tokens[-fit:])
+    return found, cut
 
 
-def encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """The encoder of a tokenizer; padding is masked out, so any token serves where none is set."""
-    bos = tokenizer.bos_token_id
-    begins = list(tokenizer("a")["input_ids"])[:1]  # pyright: ignore[reportArgumentType]
-    start = (int(bos),) if bos is not None and begins == [bos] else ()  # pyright: ignore[reportArgumentType]
-    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
-    return Encoder(tokenizer, start, int(pad))  # pyright: ignore[reportArgumentType]
+def _shortened(
+    form: Template, rows: Rows, index: int, encode: Encoder, fit: int, field: str, tokens: list[int]
+) -> list[int]:
+    """The prompt's tokens with one field cut at its end until they fit, or the field is empty."""
+    (own,) = encode([str(value(rows, index, field))])
+    while len(tokens) > fit and own:
+        own = own[: max(0, len(own) - (len(tokens) - fit))]
+        (tokens,) = encode([form.fill(rows, index, {field: encode.text(own)})])
+    return tokens
+
+
+def too_long(cut: int, max_tokens: int, shorten: str = "") -> list[str]:
+    """The warning for prompts that were cut, if any were."""
+    if not cut:
+        return []
+    lost = f"their field {shorten!r} loses its end" if shorten else "lose their beginning"
+    return [f"{cut} prompts are longer than task.max_tokens = {max_tokens} and {lost}"]

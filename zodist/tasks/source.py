@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zodist.config_errors import nearest
 from zodist.errors import TaskError
 from zodist.tasks import lexicon
-from zodist.tasks.description import SPLITS, Description
+from zodist.tasks.description import SPLITS, Description, Source
 
 PACKAGES = {"vaderSentiment": lexicon.read}  # package -> (folder, split) -> rows with their lines
 
@@ -49,19 +50,24 @@ class Drawn:
     indices: tuple[int, ...]
 
 
-def read(description: Description, files: Mapping[str, str | Path], split: str) -> Rows:
-    """One split, "train" or "validation"; files (split -> path), if given, replace the task's source."""
+def read(description: Description, files: Mapping[str, str | Path], split: str, needed: int) -> Rows:
+    """One split, "train" or "validation"; files (split -> path), if given, replace the task's source.
+
+    needed: how many rows are wanted; a stream is read no further, or up to source.first.
+    """
     for name in files:
         if name not in SPLITS:
             raise TaskError(f"task.files names the split {name!r}{nearest(name, SPLITS)}")
-    source = description.source if not files else replace(description.source, files=files, hub="", package="")
-    if source.hub:
-        rows = _hub(source.hub, source.subset, source.revision, description.splits[split])
-    elif source.package:
+    source = description.source
+    own = {name: description.folder / path for name, path in source.files.model_dump().items() if path}
+    places = files or own
+    if source.hub and not files:
+        rows = _hub(source, getattr(description.splits, split), max(needed, source.first))
+    elif source.package and not files:
         rows = _package(source.package, split)
-    elif split in source.files:
-        rows = _file(Path(source.files[split]), split)
-    elif source.files:
+    elif split in places:
+        rows = _file(Path(places[split]), split)
+    elif places:
         raise TaskError(f'task {description.name!r} has no {split} file; add {split} = "..." to task.files')
     else:
         raise TaskError(
@@ -72,19 +78,25 @@ def read(description: Description, files: Mapping[str, str | Path], split: str) 
     return rows
 
 
-def _hub(name: str, subset: str | None, revision: str | None, split: str) -> Rows:
+def _hub(source: Source, split: str, first: int) -> Rows:
     import datasets  # slow to import, and of no use to other sources
 
+    name, subset, streaming = source.hub, source.subset, source.streaming
     title = f"{name}/{subset}" if subset else name
     try:
-        data = datasets.load_dataset(name, subset, split=split, revision=revision)
+        data: Any = datasets.load_dataset(
+            name, subset, split=split, revision=source.revision, streaming=streaming
+        )
+        if streaming:
+            records = list(itertools.islice(data, first))
+            return Rows(f"{title} {split}", tuple(records[0]) if records else (), records)
     except Exception as error:  # the library's own errors have no common class
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise TaskError(
             f"the data set {title} (split {split}) cannot be loaded from the Hugging Face hub ({reason[0]}); "
             f"check its name and the network, or set task.files to local files"
         ) from error
-    return Rows(f"{title} {split}", tuple(data.column_names or ()), data)  # pyright: ignore[reportArgumentType]
+    return Rows(f"{title} {split}", tuple(data.column_names or ()), data)
 
 
 def _package(package: str, split: str) -> Rows:

@@ -1,83 +1,63 @@
 """Plain text: the loss is the mean negative log-likelihood of a document's tokens, given those before.
 
-The last token of a document is only predicted, so a row holds all but that one; the first is only given,
-unless the tokenizer has a start token. The whole vocabulary enters the normaliser, at every position.
+The first token of a document is only given, unless the tokenizer has a start token. With pack, the documents of a split
+are joined, an end token after each, and cut into windows of max_tokens; a window begins with the last token of the one
+before, so that every token but the first is predicted exactly once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from zodist.errors import TaskError
-from zodist.tasks.description import Description
-from zodist.tasks.prompt import check_fields, encoder, template
+from zodist.tasks.description import Plain
+from zodist.tasks.encoder import encoder
+from zodist.tasks.prompt import check_fields, template
 from zodist.tasks.source import Drawn
-from zodist.tasks.task import Batch, Example, Task, left_padded
+from zodist.tasks.surprise import SurpriseTask
+from zodist.tasks.task import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, eq=False)
-class TextBatch(Batch):
-    """targets: int64 [examples, keep], the token that follows each position; 0 on padding."""
-
-    targets: Tensor
-
-    def losses(self, logits: Tensor) -> Tensor:
-        targets, mask = self.targets.to(logits.device), self.attention_mask.to(logits.device)
-        # logsumexp and not log_softmax: no second vocabulary-wide tensor
-        numbers = logits.float()
-        chosen = numbers.gather(-1, targets[..., None])[..., 0]
-        surprise = (numbers.logsumexp(-1) - chosen).masked_fill(mask == 0, 0.0)
-        return surprise.sum(-1) / mask.sum(-1)
-
-    def scores(self, logits: Tensor) -> None:
-        return None
-
-
-@dataclass(frozen=True, eq=False)
-class TextTask(Task):
-    """pad: the token that fills rows on the left."""
-
-    pad: int
-
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        ids, mask, positions = left_padded([example.tokens[:-1] for example in examples], self.pad)
-        targets, _, _ = left_padded([example.tokens[1:] for example in examples], 0)
-        return TextBatch(ids, mask, positions, ids.shape[1], None, len(examples), None, targets)
-
-
 def build(
-    description: Description,
+    description: Plain,
     splits: Mapping[str, Drawn],
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     warnings: Sequence[str],
-) -> TextTask:
-    """The task over the drawn rows; a document keeps its first max_tokens tokens.
+) -> SurpriseTask:
+    """The task over the drawn rows; a document keeps its first max_tokens tokens, or all of them with pack.
 
     A document of a single token predicts nothing and is left out, with a warning.
     """
-    document, encode = template(description), encoder(tokenizer)
+    form, encode = template(description, description.template), encoder(tokenizer)
     if max_tokens < 2:
         raise TaskError(f"task.max_tokens = {max_tokens} leaves no token to predict; set it to 2 or more")
     examples: dict[str, tuple[Example, ...]] = {}
     cut = short = 0
     for split, drawn in splits.items():
-        check_fields(description, document.fields, drawn.rows)
-        found = []
-        texts = [document.fill(drawn.rows, i) for i in drawn.indices]
-        for i, tokens in zip(drawn.indices, encode(texts), strict=True):
-            tokens = (*encode.start, *tokens)
-            cut += len(tokens) > max_tokens
-            short += len(tokens) < 2
-            if len(tokens) > 1:
-                found.append(Example(tokens[:max_tokens], None, drawn.rows.place(i)))
+        check_fields(description, form.fields, drawn.rows)
+        texts = encode([form.fill(drawn.rows, i) for i in drawn.indices])
+        if description.pack:
+            ends = tokenizer.eos_token_id
+            end = () if ends is None else (int(ends),)  # pyright: ignore[reportArgumentType]
+            stream = [token for own in texts for token in (*encode.start, *own, *end)]
+            found = [
+                Example(tuple(own), None, f"{drawn.rows.origin} window {n}")
+                for n, own in enumerate(_windows(stream, max_tokens))
+            ]
+        else:
+            whole = [(*encode.start, *own) for own in texts]
+            cut += sum(len(own) > max_tokens for own in whole)
+            short += sum(len(own) < 2 for own in whole)
+            found = [
+                Example(own[:max_tokens], None, drawn.rows.place(i))
+                for i, own in zip(drawn.indices, whole, strict=True)
+                if len(own) > 1
+            ]
         if drawn.indices and not found:
             raise TaskError(
                 f"{drawn.rows.origin}: no document drawn for {split} has two tokens; give longer documents"
@@ -87,8 +67,10 @@ def build(
     if short:
         notes.append(f"{short} documents of fewer than two tokens are left out")
     if cut:
-        notes.append(f"{cut} documents are longer than task.max_tokens = {max_tokens} and lose their end")
-    return TextTask(
+        notes.append(
+            f"{cut} documents are longer than task.max_tokens = {max_tokens} and lose their end; pack = true would keep it"
+        )
+    return SurpriseTask(
         name=description.name,
         metric=description.metric,
         template=description.template,
@@ -97,3 +79,8 @@ def build(
         warnings=tuple(notes),
         pad=encode.pad,
     )
+
+
+def _windows(stream: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Windows of ``size`` tokens, each beginning with the last token of the one before; the last may be shorter."""
+    return [stream[i : i + size] for i in range(0, len(stream) - 1, size - 1)]

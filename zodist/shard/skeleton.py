@@ -1,0 +1,63 @@
+"""A model without weights: its modules and buffers, and parameters that have a shape and no memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zodist.errors import ModelError
+from zodist.model import PACKAGED, packaged
+from zodist.shard.files import WeightFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def skeleton(
+    name: str, dtype: torch.dtype, attention: str
+) -> tuple[Any, PreTrainedTokenizerBase, WeightFiles]:
+    """The model on the meta device but for its buffers, its tokenizer, and the files that its weights are in.
+
+    Raises ModelError if the model cannot be found, or its files not be read in parts.
+    """
+    import transformers
+    from accelerate import init_empty_weights
+
+    folder = _folder(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        with init_empty_weights(include_buffers=False):
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention
+            )
+    except Exception as error:  # the library raises OSError, ValueError, ImportError, KeyError, RuntimeError
+        raise ModelError(
+            f"{name!r} cannot be set up as a language model: {str(error).splitlines()[0]}; check the folder or the name"
+        ) from error
+    model.tie_weights()  # which the parameters' way to the meta device undid
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model.eval(), tokenizer, WeightFiles(folder, name, model.base_model_prefix)
+
+
+def _folder(name: str) -> Path:
+    """Where the files lie: the folder itself, or that of the hub's cache."""
+    place = packaged() if name == PACKAGED else Path(name).expanduser()
+    if place.is_dir():
+        return place
+    if name.startswith(("/", ".", "~")):
+        raise ModelError(
+            f"the model folder {name!r} does not exist; name an existing folder, or a model of the hub"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+    except Exception as error:  # of the network, the cache, or the hub
+        raise ModelError(
+            f"the model {name!r} cannot be fetched: {str(error).splitlines()[0]}; check the name and the network, or "
+            "give a folder"
+        ) from error

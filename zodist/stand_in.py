@@ -1,0 +1,94 @@
+"""Modules of kinds that zodist.leaves does not know: perturbed copies stand in for their weights, at one point per forward.
+
+A state-space mixer that reads the weights of its children, the experts of a mixture in one tensor, a scale that an adapter
+keeps in a list: whatever a module does with its weights, with others in their place it does the same.  The copies live for
+the module's own forward, so that the memory they take is that of one module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from zodist.errors import ModelError
+from zodist.frame import Frame
+from zodist.leaves import Forward, kind_of
+from zodist.params import Param, storage_of
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Place:
+    """Where a module below keeps a trained parameter."""
+
+    holder: nn.Module
+    name: str
+    param: Param
+
+
+def trained(module: nn.Module, by_storage: Mapping[int, Param]) -> dict[str, Param]:
+    """The trained parameters that a module itself holds, by the names it has for them."""
+    held = {name: p for name, p in module._parameters.items() if p is not None}
+    return {name: by_storage[at] for name, p in held.items() if (at := storage_of(p)) in by_storage}
+
+
+def foreign(model: nn.Module, by_storage: Mapping[int, Param]) -> dict[str, list[Place]]:
+    """The modules that run with copies in place of their weights, by path, and those weights, children's too.
+
+    A module of an unknown kind that holds a trained parameter; what cannot be called, such as a list of parameters, is part
+    of the module around it.
+    """
+    modules, paths = dict(model.named_modules()), []
+    for path, module in modules.items():
+        if not trained(module, by_storage) or kind_of(module) is not None:
+            continue
+        while path and type(modules[path]).forward is nn.Module.forward:
+            path = path.rpartition(".")[0]
+        if not any(_within(path, other) for other in paths):
+            paths = [other for other in paths if not _within(other, path)] + [path]
+    return {path: _places(modules[path], by_storage) for path in paths}
+
+
+def _within(path: str, other: str) -> bool:
+    return path == other or not other or path.startswith(f"{other}.")
+
+
+def _places(module: nn.Module, by_storage: Mapping[int, Param]) -> list[Place]:
+    inner = module.modules()
+    return [Place(m, name, param) for m in inner for name, param in trained(m, by_storage).items()]
+
+
+def stand_in(frame: Frame, module: nn.Module, places: list[Place]) -> Forward:
+    """The module's own forward at the frame's only point."""
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        held = [place.holder._parameters[place.name] for place in places]
+        copies: dict[int, torch.Tensor] = {}
+        try:
+            for place in places:
+                if frame.laid(place.param) is not None:
+                    if place.param.id not in copies:  # tied weights are perturbed alike
+                        copies[place.param.id] = frame.whole(place.param)[0].clone()
+                    place.holder._parameters[place.name] = copies[place.param.id]  # type: ignore[assignment]
+            return original(*args, **kwargs)
+        finally:
+            for place, parameter in zip(places, held, strict=True):
+                place.holder._parameters[place.name] = parameter
+
+    return forward
+
+
+def refusal(module: nn.Module, names: str) -> Forward:
+    """What runs where every example has a point of its own: nothing, in one sentence."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise ModelError(
+            f"{names}: zodist cannot give single examples directions in {type(module).__name__}; leave it out with "
+            "model.train, or choose a method whose directions are the same for all examples of a batch"
+        )
+
+    return forward
