@@ -12,12 +12,12 @@ def refusal(config: Any) -> str:
     names = config.architectures or [type(config).__name__.removesuffix("Config")]
     if config.is_encoder_decoder:
         return f"it is an encoder-decoder ({names[0]}), and zodist trains decoder-only language models; choose one of those"
-    if any(name.endswith(MASKED) for name in names):
-        return (
-            f"it predicts masked words ({names[0]}), and zodist trains models that predict the next one; choose a causal "
-            "language model"
-        )
     return ""
+
+
+def is_masked(config: Any) -> bool:
+    """Whether it predicts masked words.  Transformers would load it as a causal model that sees what comes after."""
+    return any(name.endswith(MASKED) for name in config.architectures or ())
 
 
 def attention_hint(error: str) -> str:

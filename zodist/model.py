@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from filelock import FileLock
 
-from zodist.architecture import attention_hint, refusal
+from zodist.architecture import attention_hint, is_masked, refusal
 from zodist.errors import ModelError
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in eval mode on a device with no parameter requiring a gradient, and its tokenizer.
 
-    dtype: of the weights. attention: as transformers names its implementations.
+    A masked language model comes as zodist.masked.Masked.  dtype: of the weights.  attention: as transformers names its implementations.
     Raises ModelError if it cannot be found or loaded, is no decoder-only language model, or lacks weights in its files.
     """
     import transformers  # seconds to import, and of no use to replay or inspect
+
+    from zodist.masked import Masked
 
     source, local = _place(name)
     try:
@@ -69,7 +71,9 @@ def load_model(
             if why := refusal(config):
                 raise ModelError(f"the model {name!r} cannot be trained: {why}")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            masked = is_masked(config)
+            kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+            loaded = kind.from_pretrained(
                 source,
                 dtype=dtype,
                 attn_implementation=attention,
@@ -91,7 +95,8 @@ def load_model(
     model.config.use_cache = False
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where kernels are launched
-    return model.eval().to(device), tokenizer  # type: ignore[arg-type]
+    model = model.eval().to(device)  # type: ignore[arg-type]
+    return (Masked(model, tokenizer).eval() if masked else model), tokenizer  # type: ignore[return-value]
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

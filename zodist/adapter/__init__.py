@@ -28,8 +28,14 @@ def attached(model: Any, kind: Kind, settings: Adapter, seed: int) -> Any:
     """
     if not kind:
         return model
+    from zodist.masked import Masked
+
     if importlib.util.find_spec("peft") is None:
         raise ModelError(f"model.adapter = {kind!r} needs the package peft; run: pip install 'zodist[peft]'")
+    if isinstance(model, Masked):
+        raise ModelError(
+            f"model.adapter = {kind!r} is for causal language models; set model.adapter = '', and model.train to train less"
+        )
     if kind in VIRTUAL:
         from zodist.adapter.virtual import Virtual
 

@@ -93,15 +93,12 @@ def _perturb_tile(
     if keys.size == 1:
         fill(law, keys[0], param, role, tile, z, w)
     for p in range(tables.shape[0]):
-        if keys.size != 1:
-            _coded_sum(law, keys, tables[p], param, role, tile, a, b, total, z, w)
-        elif not plain:
+        if keys.size == 1:
             _multiply(z[a:b], tables[p, 0, offset + a : offset + b], total)
         else:
-            _add_product(x, z[a:b], tables[p, 0, offset + a : offset + b], total)
-            encode(out_kind, total, outs[p, row, at : at + n])
-            continue
-        _dress(x[:n], total[:n], shares[p], mean[lo : lo + n], curvature[lo : lo + n], below)
+            _coded_sum(law, keys, tables[p], param, role, tile, a, b, total, z, w)
+        if not plain:
+            _dress(x[:n], total[:n], shares[p], mean[lo : lo + n], curvature[lo : lo + n], below)
         if keep:
             for j in range(n):
                 total[j] = x[j] + total[j]
@@ -113,13 +110,6 @@ def _multiply(base, table, total):
     """total = base * table."""
     for j in range(base.size):
         total[j] = base[j] * table[j]
-
-
-@compile_tile
-def _add_product(x, base, table, total):
-    """total = x + base * table."""
-    for j in range(base.size):
-        total[j] = x[j] + base[j] * table[j]
 
 
 @compile_tile

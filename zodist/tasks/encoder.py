@@ -62,7 +62,7 @@ class Encoder:
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     """The encoder of a tokenizer; padding is masked out, so any token serves where none is set."""
-    bos = tokenizer.bos_token_id
+    bos = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     begins = list(tokenizer("a")["input_ids"])[:1]  # pyright: ignore[reportArgumentType]
     start = (int(bos),) if bos is not None and begins == [bos] else ()  # pyright: ignore[reportArgumentType]
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
