@@ -9,8 +9,10 @@ import pytest
 import torch
 from runs import Place, finish, make_place
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from zodist import early
+from zodist.__main__ import app
 from zodist.assess import assess
 from zodist.average import Average
 from zodist.config import load
@@ -91,6 +93,22 @@ def test_the_best_step_is_replayed_and_evaluated(trained):
     assert score.loss == scores[best] and f"after {best} steps" in what
     smooth, what = assess(config, "validation", trained.run, average=0.5)
     assert smooth.loss not in scores.values() and "averaged with decay 0.5" in what
+
+
+def test_the_command_line_takes_the_best_step_and_the_average(trained):
+    def printed(*arguments: str) -> dict:
+        found = CliRunner().invoke(app, [*arguments, "--json"])
+        assert found.exit_code == 0, found
+        return json.loads(found.stdout)
+
+    run, best = str(trained.run), best_step(trained.run)
+    assert printed("replay", run, "--best")["steps"] == best
+    smooth = printed("replay", run, "--average", "0.8")
+    assert smooth["digest"] == replay(trained.run, average=0.8).digest and smooth["verified"]
+    found = printed("evaluate", run, "--split", "validation", "--best")
+    assert f"after {best} steps" in found["model"]
+    refused = CliRunner().invoke(app, ["evaluate", str(trained.config), "--average", "0.9"])
+    assert isinstance(refused.exception, ConfigError) and "name its folder" in str(refused.exception)
 
 
 def test_an_adapter_is_evaluated_after_a_replay_too(tmp_path):

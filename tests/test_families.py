@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.packing import obstacle
 from zodist.params import Param, collect
+from zodist.shard.held import Gathered, Held
 from zodist.signed import Signed
 
 DENSE = Dense(noise.GAUSSIAN, True)
@@ -92,6 +95,21 @@ def test_directions_for_single_examples_are_refused_where_modules_run_at_one_poi
     evaluator.close()
     frozen = Evaluator(model, collect(model, r"norm"), lambda param: Signed(noise.GAUSSIAN))
     assert np.isfinite(frozen.single_losses(Probe(1, points, 3), [rows])).all()
+
+
+def test_modules_that_run_at_one_point_are_refused_in_shards():
+    """What stands in for a weight is made before the module's children have gathered theirs."""
+    model, held = tiny("mixtral"), []
+    for name, p in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        held.append(Held(name, tuple(p.shape), 0, p.detach().view(-1), (model.get_submodule(path), last)))
+    seen: list[Any] = [Gathered.of(h, torch.device("cpu")) for h in held]
+    with pytest.raises(
+        ModelError, match=r"mlp\.gate\.weight: zodist cannot perturb Mixtral\w+ in a model that is cut"
+    ):
+        Evaluator(model, seen, lambda param: DENSE)
+    linear = [p for p in seen if "self_attn" in p.name]
+    assert np.isfinite(Evaluator(model, linear, lambda param: DENSE).losses(PAIR, [batch()])).all()
 
 
 @pytest.mark.parametrize("family", ["mixtral", "mamba"])

@@ -23,7 +23,7 @@ from zodist.plan.first_order import FirstOrder, sent_bytes, step_s, ways
 from zodist.plan.memory import Machines, fit, worker_bytes
 from zodist.plan.shapes import Shape, read_shape, shape_of
 
-SHAPE = Shape("made up", 1_000_000, 800_000, 100_000, 200_000, 10, 100, 4, 1000, 8_000, 0)
+SHAPE = Shape("made up", 1_000_000, 800_000, 100_000, 200_000, 10, 100, 4, 1000, 8_000, 0, 6_000)
 MACHINE = Calibration(
     machine="made up",
     measured="",
@@ -32,6 +32,7 @@ MACHINE = Calibration(
     threads=1,
     products={"float32": {1: 1e9}},
     noise={"rademacher/float32": Pace(pair=1e8, fold=2e8, seed=5e8)},
+    touch={"float32": 1e9},
     copy_rate=1e10,
     call_s=1e-4,
     move_s=1e-5,
@@ -40,8 +41,9 @@ MACHINE = Calibration(
     link=Link(workers=2, round_s=0.02, rate=1e6),
 )
 JOB = Job(workers=2, probes=4, batch=5, tokens=10, kept=2, dtype="float32")
-# By hand: a forward multiplies 2 * 50 * 800,000 + 2 * 5 * 2 * 100 = 80,002,000 numbers, two points of it in a probe.
-ITEM_S = 2 * 80_002_000 / 1e9 + 1e6 / 1e8 + 10 * 1e-4
+# By hand: a forward multiplies 2 * 50 * 800,000 + 2 * 5 * 2 * 100 = 80,002,000 numbers, and 50 * 6,000 pass between its
+# products; a probe has two points.
+ITEM_S = 2 * (80_002_000 + 300_000) / 1e9 + 1e6 / 1e8 + 10 * 1e-4
 FOLD_S = 1e6 / 2e8 + 10 * 1e-5
 
 
@@ -63,6 +65,7 @@ def test_a_shape_counts_tied_weights_once_and_the_head_apart() -> None:
     assert shape.head == 97 * 24 and shape.vocabulary == 97
     attention, mlp = 24 * 32 + 2 * 24 * 16 + 32 * 24, 3 * 24 * 40
     assert shape.linear == 2 * (attention + mlp)
+    assert shape.crossing == 2 * ((24 + 32) * 2 + (24 + 16) * 2 + 3 * (24 + 40))
     assert shape.operations(3, 5, 2) == 2 * 15 * shape.linear + 2 * 3 * 2 * 24 + 4 * 3 * 25 * 2 * 32
 
 

@@ -16,7 +16,7 @@ from zodist.plan.skew import slowest
 from zodist.plan.wall import POPULATIONS, draw, half, scaling
 
 FLEET = Fleet(workers=200, forward_s=1.0, fixed_s=0.25, spread=0.1)
-SHAPE = Shape("made up", 10**9, 9 * 10**8, 10**8, 2 * 10**8, 300, 2048, 24, 50_000, 10**6, 24 * 2048)
+SHAPE = Shape("made up", 10**9, 9 * 10**8, 10**8, 2 * 10**8, 300, 2048, 24, 50_000, 10**6, 24 * 2048, 10**6)
 
 
 def test_a_simulation_is_a_function_of_its_settings() -> None:

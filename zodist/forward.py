@@ -81,6 +81,14 @@ class Evaluator:
         if type(output) is not nn.Linear:
             raise ModelError(f"zodist needs a linear output layer, found {type(output).__name__}")
         whole = foreign(self.model, by_storage)
+        if whole and not all(
+            isinstance(p, Param) for p in params
+        ):  # a shard's are whole while their own module runs
+            path, places = next(iter(whole.items()))
+            raise ModelError(
+                f"{places[0].param.name}: zodist cannot perturb {type(self.model.get_submodule(path)).__name__} in a model "
+                "that is cut into shards; leave it out with model.train"
+            )
         lent = {id(place.holder) for places in whole.values() for place in places}
         found: set[str] = set()
         for path, module in self.model.named_modules():

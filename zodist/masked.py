@@ -68,7 +68,11 @@ class Masked(nn.Module):
         self.base.save_pretrained(out)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 1, use_cache: bool = False
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int = 1,
+        use_cache: bool = False,
     ) -> MaskedLMOutput:
         """Logits of the word that follows each row, [rows, 1, vocabulary].  Raises ModelError if more are asked for."""
         if logits_to_keep != 1:

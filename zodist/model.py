@@ -57,8 +57,9 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in eval mode on a device with no parameter requiring a gradient, and its tokenizer.
 
-    A masked language model comes as zodist.masked.Masked.  dtype: of the weights.  attention: as transformers names its implementations.
-    Raises ModelError if it cannot be found or loaded, is no decoder-only language model, or lacks weights in its files.
+    A masked language model comes as zodist.masked.Masked.  dtype: of the weights.  attention: as transformers names its
+    implementations.
+    Raises ModelError if it cannot be found or loaded, is an encoder-decoder, or lacks weights in its files.
     """
     import transformers  # seconds to import, and of no use to replay or inspect
 

@@ -70,10 +70,16 @@ def stand_in(frame: Frame, module: nn.Module, places: list[Place]) -> Forward:
         copies: dict[int, torch.Tensor] = {}
         try:
             for place in places:
-                if frame.laid(place.param) is not None:
-                    if place.param.id not in copies:  # tied weights are perturbed alike
-                        copies[place.param.id] = frame.whole(place.param)[0].clone()
-                    place.holder._parameters[place.name] = copies[place.param.id]  # type: ignore[assignment]
+                param = place.param
+                laid = frame.laid(param)
+                if laid is None:
+                    continue
+                if param.id not in copies:  # tied weights are perturbed alike
+                    numbers = param.weights.numel()
+                    copy = torch.empty(1, numbers, dtype=param.model.dtype, device=frame.device)
+                    laid.write_(param, 0, numbers, copy, parallel=frame.parallel)
+                    copies[param.id] = copy.view(param.shape)
+                place.holder._parameters[place.name] = copies[param.id]  # type: ignore[assignment]
             return original(*args, **kwargs)
         finally:
             for place, parameter in zip(places, held, strict=True):

@@ -50,7 +50,8 @@ class Calibration(BaseModel):
     """What one worker's machine can do.
 
     products: floating-point operations a second of matrix products, by dtype and rows of the input.  noise: by
-    "law/dtype".  copy_rate: bytes read and written a second.  call_s: seconds of a call of one leaf module in a forward
+    "law/dtype".  touch: numbers a second that pass between products, by dtype: norms, activations, attention's rest.
+    copy_rate: bytes read and written a second.  call_s: seconds of a call of one leaf module in a forward
     besides its numbers, move_s: of one in an update.  fixed_s: seconds of a step that depend on nothing: the journal.
     cores: of the machine, threads: of the worker that was measured.  spread: standard deviation of the logarithm of a
     step's forward time.  measured: when; "" for constants that nobody measured here.
@@ -65,6 +66,7 @@ class Calibration(BaseModel):
     threads: int = Field(ge=1)
     products: dict[str, dict[int, float]]
     noise: dict[str, Pace]
+    touch: dict[str, float]
     copy_rate: float = Field(gt=0)
     call_s: float = Field(ge=0)
     move_s: float = Field(ge=0)
@@ -113,6 +115,7 @@ REFERENCE = Calibration(
         for law, drawn in _DRAWN.items()
         for dtype, size in BYTES.items()
     },
+    touch={dtype: 3e12 / (2 * size) for dtype, size in BYTES.items()},
     copy_rate=3e12,
     call_s=0.0,
     move_s=0.0,

@@ -1,6 +1,6 @@
 """Seconds of a zeroth-order step: forward, wait, exchange, update.
 
-    forward   items x (points x operations / products + numbers / pair rate + leaf calls)
+    forward   items x (points x (operations / products + crossing numbers / touch) + numbers / pair rate + leaf calls)
     wait      forward x how much later than the average the slowest worker is (skew.py), whose items scatter one by one
     exchange  rounds x (latency + bytes of all frames that a worker sends / rate)
     update    walsh: one pass; independent: one draw of all numbers for every probe; low-rank: products of thin matrices
@@ -124,13 +124,21 @@ def crowding(job: Job, machine: Calibration) -> float:
     return max(1.0, job.beside * machine.threads / machine.cores) if machine.device == "cpu" else 1.0
 
 
+def forward_s(shape: Shape, job: Job, machine: Calibration) -> float:
+    """Seconds of one bare forward besides its calls: its products, and what lies between them."""
+    products = shape.operations(job.batch, job.tokens, job.kept) / machine.rate(
+        job.dtype, job.batch * job.tokens
+    )
+    return products + job.batch * job.tokens * shape.crossing / machine.touch[job.dtype]
+
+
 def item_s(shape: Shape, job: Job, machine: Calibration) -> float:
     """Seconds of one item on a machine of its own."""
-    rate = machine.rate(job.dtype, job.batch * job.tokens)
-    products = job.points * shape.operations(job.batch, job.tokens, job.kept) / rate
+    products = job.points * forward_s(shape, job, machine)
     if job.coupling == "low-rank":
         # x W^T + (x V) U^T: two thin products beside each layer's own; no number is added to a weight.
-        thin = job.points * 2.0 * job.batch * job.tokens * job.rank * shape.thin / rate
+        rows = job.batch * job.tokens
+        thin = job.points * 2.0 * rows * job.rank * shape.thin / machine.rate(job.dtype, rows)
         noise = job.rank * shape.thin / machine.pace(job.law, job.dtype).seed
         return products + thin + noise + shape.leaves * machine.call_s
     pairs = -(-job.points // 2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zodist.plan.calibration import BYTES, Calibration, Link
-from zodist.plan.cost import Job, crowding
+from zodist.plan.cost import Job, crowding, forward_s
 from zodist.plan.shapes import Shape
 from zodist.plan.skew import wait_share
 
@@ -51,9 +51,8 @@ def sent_bytes(way: FirstOrder, workers: int, dtype: str) -> float:
 def step_s(way: FirstOrder, shape: Shape, job: Job, machine: Calibration, link: Link | None = None) -> float:
     """Seconds of a step on job.batch examples a worker."""
     link, crowd = link or machine.link, crowding(job, machine)
-    rate = machine.rate(job.dtype, job.batch * job.tokens)
-    forward = shape.operations(job.batch, job.tokens, job.kept) / rate
-    compute = (1.0 + BACKWARD) * (forward + shape.leaves * machine.call_s)
+    forward = forward_s(shape, job, machine) + shape.leaves * machine.call_s
+    compute = (1.0 + BACKWARD) * forward
     update = way.trained * (4 * BYTES[job.dtype] + 2 * STATE_BYTES) / machine.copy_rate
     wait = compute * wait_share(job.workers, machine.spread) / crowd
     network = 0.0

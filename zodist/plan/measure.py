@@ -32,6 +32,7 @@ from zodist.journal_format import Entry
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address
 from zodist.plan.calibration import Calibration, Link, Pace
+from zodist.plan.shapes import shape_of
 from zodist.rules import RULES
 from zodist.threads import cores, set_threads
 
@@ -61,6 +62,10 @@ def calibrate(threads: int, exchange: Exchange, repeats: int = 5) -> Calibration
         out = torch.empty_like(copied)
         copy_s = _median(lambda: out.copy_(copied), repeats)
     calls = _calls(threads)
+    touch = {
+        name: _touch(name, threads, products[name], paces[f"rademacher/{name}"], calls["call_s"])
+        for name in DTYPES
+    }
     machine = describe(threads)
     return Calibration(
         machine=f"{machine['processor']}, {machine['cores for this process']} cores, torch {machine['torch']}",
@@ -70,6 +75,7 @@ def calibrate(threads: int, exchange: Exchange, repeats: int = 5) -> Calibration
         threads=threads,
         products=products,
         noise=paces,
+        touch=touch,
         copy_rate=2 * 4 * NUMBERS / copy_s,
         **calls,
         link=_link(exchange),
@@ -119,16 +125,37 @@ def _pace(law: str, dtype: torch.dtype, parallel: bool, repeats: int) -> Pace:
     )
 
 
-def _calls(threads: int, rounds: int = 20) -> dict[str, float]:
-    """What calls cost besides their numbers, by field of the calibration."""
+def _model(**sizes: int) -> Any:
+    """A Llama of these sizes with whatever weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=64, num_hidden_layers=8, num_key_value_heads=2, **sizes)
-    ).eval()
+    options: dict[str, Any] = {"vocab_size": 64, "num_key_value_heads": sizes["num_attention_heads"], **sizes}
+    return LlamaForCausalLM(LlamaConfig(**options)).eval().requires_grad_(False)
+
+
+def _touch(dtype: str, threads: int, products: dict[int, float], pace: Pace, call_s: float) -> float:
+    """Numbers a second between the products of a real layer: what its evaluation takes besides all that is known."""
+    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    model: Any = _model(**sizes).to(DTYPES[dtype])
+    shape, rows, tokens = shape_of(model, "calibration"), 8, 32
+    with torch.inference_mode():
+        bench = Bench(
+            model, Settings("calibration", "rademacher", rows, tokens, dtype, 1, threads, 2, wide=1)
+        )
+        try:
+            whole = median([bench.step()["evaluate"] for _ in range(12)][2:])
+        finally:
+            bench.close()
+    known = 2 * shape.operations(rows, tokens, 2) / products[256] + shape.parameters / pace.pair
+    known += shape.leaves * call_s
+    return 2 * rows * tokens * shape.crossing / max(whole - known, 1e-2 * whole)
+
+
+def _calls(threads: int, rounds: int = 20) -> dict[str, float]:
+    """What calls cost besides their numbers, by field of the calibration."""
+    model = _model(hidden_size=16, intermediate_size=32, num_attention_heads=2, num_hidden_layers=8)
     settings = Settings("calibration", "rademacher", 2, 4, "float32", 1, threads, 2, wide=1)
-    leaves = sum(1 for m in model.modules() if next(m.parameters(recurse=False), None) is not None)
+    leaves = shape_of(model, "calibration").leaves
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="zodist-plan-") as folder:
         bench = Bench(model, settings)
         try:

@@ -54,6 +54,7 @@ class Shape:
     every token; head: weights of the head, which multiplies the positions of the loss alone.  largest: of one leaf module;
     leaves: modules that hold parameters, that is calls of a forward.  thin: of all matrices, rows + columns, the numbers of
     a direction of rank one.  attended: numbers of all attention heads of all layers, which every pair of tokens touches.
+    crossing: numbers a token that enter and leave the linear layers below the head, which everything between them touches.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Shape:
     vocabulary: int
     thin: int
     attended: int
+    crossing: int
 
     def operations(self, rows: int, tokens: int, kept: int | None = None) -> float:
         """Floating-point operations of the products of one forward.
@@ -105,6 +107,7 @@ def shape_of(model: nn.Module, name: str) -> Shape:
         vocabulary=head.weight.shape[0],
         thin=sum(sum(size) for size in matrices),
         attended=text.num_hidden_layers * text.num_attention_heads * width,
+        crossing=sum(m.in_features + m.out_features for m in linear),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zodist.architecture import is_masked, refusal
 from zodist.errors import ModelError
 from zodist.model import PACKAGED, packaged
 from zodist.shard.files import WeightFiles
@@ -28,6 +29,10 @@ def skeleton(
     folder = _folder(name)
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
+        if is_masked(config) or refusal(config):
+            raise ValueError(
+                f"shards are cut of decoder-only language models, not of {type(config).__name__}"
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         with init_empty_weights(include_buffers=False):
             model = transformers.AutoModelForCausalLM.from_config(
