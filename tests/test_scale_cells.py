@@ -56,8 +56,11 @@ def test_a_sweep_on_loopback_measures_phases_and_goes_on(tmp_path: Path) -> None
     assert "1 of 3 cells" in said and [line["system"] for line in again] == ["zodist", "diloco-50", "naive"]
     assert again[:2] == lines and again[2]["payload_bytes"] == weights
     known = {"noise": {"rademacher/float32": Pace(pair=1e9, fold=1e9, seed=1e9)}}
-    (found,) = compare(measured_cells(tmp_path), REFERENCE.model_copy(update=known))
-    assert found.predicted_s > 0 and len(found.predicted) == len(found.measured) == 4
+    ours, theirs = compare(
+        measured_cells(tmp_path), REFERENCE.model_copy(update=known)
+    )  # none for the naive way
+    assert ours.predicted_s > 0 and len(ours.predicted) == len(ours.measured) == 4
+    assert theirs.cell["system"] == "diloco-50" and theirs.predicted_s > 0 and not theirs.measured
     for name in ("step", "efficiency", "bytes"):
         assert (tmp_path / f"{name}.png").exists() and (tmp_path / f"{name}.svg").exists()
 

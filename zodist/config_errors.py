@@ -114,7 +114,10 @@ def sentence(error: ValidationError, places: Places, within: tuple[str, ...] = (
         branches = [
             d for d in details if d["type"] == "literal_error" and d["loc"][:-1] == detail["loc"][:-1]
         ]
-        names, instead = names[:-1], "".join(f" or {branch['ctx']['expected']}" for branch in branches)
+        names, instead = (
+            names[:-1],
+            "".join(f" or {branch.get('ctx', {})['expected']}" for branch in branches),
+        )
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "value_error" and len(names) < 2:  # a rule between settings: its own sentence names them
         text = str(context["error"])
