@@ -21,7 +21,7 @@ from zodist.plan.measure import rounds_s
 from zodist.scale.cell import Cell
 from zodist.scale.counters import LOOPBACK, counted
 from zodist.scale.replicated import method_of
-from zodist.scale.systems import Spent, System, build
+from zodist.scale.systems import Nested, Spent, System, build
 from zodist.threads import cores
 
 ROUNDS = 20  # records' rounds with nothing else going on, for the latency of a link
@@ -63,8 +63,8 @@ def measure(
     """
     system = build(cell, model, exchange)
     try:
-        bound_s = system.expected * 8e-6 / cell.link.mbit if cell.link.mbit and not system.every else 0.0
-        if bound_s > limit_s:
+        bound_s = _bound_s(cell, system)
+        if not isinstance(system, Nested) and bound_s > limit_s:
             return {"skipped": f"a step sends {system.expected:.3g} bytes", "bound_s": bound_s}
         made, count = 0, steps
         while made < warmup:
@@ -77,7 +77,7 @@ def measure(
                 if count == 1 or (made == 2 and count < steps):
                     break  # such long steps need no more warming
         found = _figures(exchange, interface, system, [system.step] * count)
-        if system.every:
+        if isinstance(system, Nested):
             outer = _outer(cell, exchange, interface, system, limit_s)
             found = {**_together(found, outer, system.every), "outer": outer}
     finally:
@@ -111,9 +111,14 @@ def _asked(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _outer(cell: Cell, exchange: Exchange, interface: str, system: System, limit_s: float) -> dict[str, Any]:
+def _bound_s(cell: Cell, system: System) -> float:
+    """Seconds that sending the bytes alone takes, at the link's rate."""
+    return system.expected * 8e-6 / cell.link.mbit if cell.link.mbit else 0.0
+
+
+def _outer(cell: Cell, exchange: Exchange, interface: str, system: Nested, limit_s: float) -> dict[str, Any]:
     """Figures of outer steps; only how long they would take at least, where that is too long."""
-    bound_s = system.expected * 8e-6 / cell.link.mbit if cell.link.mbit else 0.0
+    bound_s = _bound_s(cell, system)
     if bound_s > limit_s:
         return {"bound_s": bound_s, "payload_bytes": system.expected}
     return _figures(exchange, interface, system, [system.outer] * OUTER)

@@ -35,8 +35,6 @@ def method_of(cell: Cell) -> Method:
 class ZerothOrder:
     """One worker of it."""
 
-    every = 0
-
     def __init__(self, cell: Cell, model: Any, exchange: Exchange) -> None:
         self.batch, params = batch_of(cell, model), collect(model)
         method = METHODS[cell.method].build(method_of(cell).settings)
@@ -64,9 +62,6 @@ class ZerothOrder:
         whole = time.perf_counter() - start
         forward, gather = self.rounds.forward_s - forward, self.rounds.gather_s - gather
         return Spent(forward, gather, whole - forward - gather)
-
-    def outer(self) -> Spent:
-        raise NotImplementedError
 
     def close(self) -> None:
         self.evaluator.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,24 +38,30 @@ class Spent:
 class System(Protocol):
     """One way to train.
 
-    payload: bytes that this worker has handed to the network so far.  every: steps between calls of ``outer``, which are
-    the only ones that use the network; 0: there is none.  expected: bytes of a step, before any was made.
+    payload: bytes that this worker has handed to the network so far.  expected: bytes of a step, or of an outer one where
+    only those use the network, before any was made.
     """
 
     payload: float
-    every: int
     expected: float
 
     def step(self) -> Spent:
         """One step."""
         ...
 
-    def outer(self) -> Spent:
-        """What comes after every ``every`` steps."""
-        ...
-
     def close(self) -> None:
         """Release what it holds."""
+        ...
+
+
+@runtime_checkable
+class Nested(System, Protocol):
+    """A system whose steps use no network but after every so many of them.  every: how many."""
+
+    every: int
+
+    def outer(self) -> Spent:
+        """What comes after every ``every`` steps."""
         ...
 
 

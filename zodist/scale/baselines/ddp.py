@@ -25,7 +25,6 @@ ALONE = 3  # backward passes without network
 class Ddp:
     """One worker of it."""
 
-    every = 0
     lr = 1e-5
 
     def __init__(self, cell: Cell, model: Any, exchange: Exchange) -> None:
@@ -52,9 +51,6 @@ class Ddp:
         self.payload += self.expected
         alone = min(backward, self._alone)
         return Spent(forward + alone, backward - alone, whole - forward - backward)
-
-    def outer(self) -> Spent:
-        raise NotImplementedError
 
     def close(self) -> None:
         del self.model, self.optimizer

@@ -27,8 +27,6 @@ from zodist.scale.systems import Spent, batch_of
 class Naive:
     """One worker of it."""
 
-    every = 0
-
     def __init__(self, cell: Cell, model: Any, exchange: Exchange) -> None:
         self.cell, self.worker, self.params = cell, exchange.worker, collect(model)
         self.law, self.batch = Dense(LAWS[cell.noise], coded=True), batch_of(cell, model)
@@ -62,9 +60,6 @@ class Naive:
                 p.weights.sub_(out, alpha=LR)
         self.made += 1
         return Spent(evaluated - start, reduced - summed, time.perf_counter() - reduced + summed - evaluated)
-
-    def outer(self) -> Spent:
-        raise NotImplementedError
 
     def close(self) -> None:
         self.evaluator.close()
