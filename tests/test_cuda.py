@@ -16,7 +16,7 @@ from triton_cases import CASES
 
 from zodist.config import load
 from zodist.errors import ModelError
-from zodist.kernels.device import HOST, kernels_of, on_cuda
+from zodist.kernels.device import HOST, kernels_of
 from zodist.model import device_of
 from zodist.replay import replay
 from zodist.train import train
@@ -76,14 +76,6 @@ def test_a_device_that_is_absent_is_refused_and_auto_takes_what_there_is():
             ModelError, match="model.device = 'cuda', but torch .* finds no such device here; set"
         ):
             device_of("cuda")
-
-
-@needs_triton
-def test_what_has_no_cuda_kernel_is_refused_by_name():
-    with pytest.raises(
-        ModelError, match="no CUDA kernel for rows less their projection .*loren.*; set model.device = 'cpu'"
-    ):
-        on_cuda(torch.device("cpu")).project[True]()
 
 
 def test_each_device_has_its_kernels():

@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from zodist.kernels import cuda, cuda_matrix, cuda_rules
+from zodist.kernels import cuda, cuda_matrix, cuda_moments, cuda_project, cuda_rules
 from zodist.kernels.cuda_range import EXACT, WARPS
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -84,8 +84,19 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "low-rank descent": (cuda_matrix._descend, {"kind": FLOAT16, "aligned": True}),
     "noises": (cuda_matrix._noises, {"law": GAUSSIAN}),
+    "inner products": (cuda_project._along, {"rows": 32}),
+    "projection": (
+        cuda_project._shorten,
+        RANGE | {"kind": BFLOAT16, "out_kind": BFLOAT16},
+    ),
+    "rows projected": (
+        cuda_project._shorten,
+        {"words": None, "kind": FLOAT32, "out_kind": FLOAT32, "aligned": False},
+    ),
+    "ratio, gaussian": (cuda_moments._ratio, {"law": GAUSSIAN, "aligned": True}),
+    "ratio, signs": (cuda_moments._ratio, {"law": RADEMACHER, "aligned": False}),
 }
-POINTERS = {"starts": "*i64", "keys": "*i64", "sums": "*i64"}
+POINTERS = {"starts": "*i64", "keys": "*i64", "sums": "*i64", "begins": "*i64"}
 
 
 def ptx(kernel: Any, constants: dict[str, Any], options: dict[str, Any]) -> str:

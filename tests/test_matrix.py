@@ -13,7 +13,7 @@ import pytest
 from exact import PARAM, ROLE, as_floats, moves, random, setting, to_words, weights
 
 from zodist import noise
-from zodist.kernels import matrix, sketch
+from zodist.kernels import matrix, outer, sketch
 from zodist.kernels.tile import BFLOAT16, FLOAT32
 from zodist.noise import GAUSSIAN, RADEMACHER
 
@@ -128,7 +128,7 @@ def test_a_rank_one_row_is_its_factor_times_the_vector_times_a_repeated_table(m,
     rows = np.arange(m, dtype=np.int64)[::-1].copy()
     x = as_floats(kind, words).reshape(m, n)
     found = [blank(kind, POINTS, m, n) for _ in range(2)]
-    for kernel, outs in zip((matrix.rank_one_serial, matrix.rank_one_parallel), found, strict=True):
+    for kernel, outs in zip((outer.rank_one_serial, outer.rank_one_parallel), found, strict=True):
         kernel(kind, kind, words, 0, rows, n, outs, left, right, tables)
         for table, got in zip(tables, outs, strict=True):
             wide = table[rows % folds][:, np.arange(n) % period]

@@ -23,7 +23,7 @@ from zodist.forward import Evaluator
 from zodist.kernels.device import HOST, Kernels, on_cuda
 from zodist.kernels.rules import ADAM, MOMENTUM, SGD, SIGN
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
-from zodist.matrix import LowRank
+from zodist.matrix import LowRank, Projected
 from zodist.methods import Probe
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.params import Param, address, collect, digest
@@ -213,6 +213,52 @@ def _copy(value: Any) -> Any:
 
 
 @case
+def project(device: torch.device) -> None:
+    """Rows in one piece and by name, shorter than the sixteen sums and longer than a tile, with and without weights."""
+    along, scale = np.float32(0.7), np.float32(1.3)
+    for number, (law, n) in enumerate([(GAUSSIAN, 7), (RADEMACHER, 160), (GAUSSIAN, 1100), (GAUSSIAN, 403)]):
+        kind, (keys, tables) = KINDS[number % 3], setting(number, 1 + number % 2, number % 3, 1024)
+        words = weights(kind, 5 * n) if number != 1 else np.empty(0, np.uint32)
+        given = law, keys, tables, PARAM, ROLE, floats(number, n), along, scale
+        for rows in (range(1, 4), np.array([3, 0, 4, 3])):
+            host = np.arange(1, 4) if isinstance(rows, range) else rows
+            want, kernels = room(FLOAT32, len(tables), len(host), n), on_cuda(device)
+            got = kernels.send(want.copy())
+            HOST.project[False](kind, FLOAT32, words, 0, host, n, want, *given)
+            place = kind, FLOAT32, words, 0, kernels.send(rows) if rows is host else rows, n, got, *given
+            kernels.project[False](*(_sent(kernels, a) for a in place))
+            assert got.cpu().numpy().tobytes() == want.tobytes(), (law, n, rows)
+
+
+@case
+def projections_in_parts(device: torch.device) -> None:
+    """Rows that do not fit the scratch go one part after the other."""
+    from zodist.kernels import cuda_project
+
+    held, cuda_project.SCRATCH = cuda_project.SCRATCH, 3 * 48
+    try:
+        ours, theirs = parameters(device, BFLOAT16)
+        law = Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.float32([[0.02], [1.0]]))
+        for rows in (False, True):
+            assert _points(law, ours[0], rows).tobytes() == _points(law, theirs[0], rows).tobytes()
+    finally:
+        cuda_project.SCRATCH = held
+
+
+@case
+def ratio(device: torch.device) -> None:
+    """Steps of several base seeds, of one and of none; ranges cut at both ends."""
+    first = np.array([0, 2, 3, 3], np.int64)
+    for number, law in enumerate(LAWS):
+        keys, (tables,) = setting(number, 1, 3, 1024 << number)
+        shares, squares = np.float32([0.5, 0.3, 0.2]), np.float32([0.1, 0.2, 0.7])
+        start, n = 1000 + 24 * number, 700
+        given = first, shares, squares, np.float32(1e-8), np.float32(0.3), PARAM, ROLE
+        out = np.zeros(n, np.float32)
+        both("ratio", device, start, start + n, out, law, keys, tables, *given, wrote=[2])
+
+
+@case
 def noises(device: torch.device) -> None:
     keys = np.array([5, 2**63 + 7], np.uint64)
     for law in LAWS:
@@ -251,6 +297,7 @@ EVERY: list[Law] = [
     RankOne(),
     Signed(GAUSSIAN),
     LowRank(thin),
+    Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.float32([[0.02], [1.0]])),
 ]
 POINTS = [Combination.of((7 << 16 | n, 1e-2 * (n + 1))) for n in range(2)]
 
@@ -274,7 +321,7 @@ def laws(device: torch.device) -> None:
     """Each law's points, whole and by rows, and its plain update, through what a forward and a rule call."""
     for number, law in enumerate(EVERY):
         ours, theirs = parameters(device, KINDS[number % 3])
-        wanted = slice(0, 1) if isinstance(law, LowRank) else slice(0, 2)
+        wanted = slice(0, 1) if isinstance(law, (LowRank, Projected)) else slice(0, 2)
         for a, b in zip(ours[wanted], theirs[wanted], strict=True):
             for rows in (False, True)[: len(a.shape)]:
                 assert _points(law, a, rows).tobytes() == _points(law, b, rows).tobytes(), (law, a.name, rows)

@@ -87,22 +87,27 @@ class Projected(Law):
 
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidProjected:
         """The tables of the dense noise serve every parameter."""
-        return LaidProjected(param, self, *shared_tables(self.noise, combinations, cache))
+        keys, tables = shared_tables(self.noise, combinations, cache)
+        if ("sent", self.noise) not in cache:
+            cache["sent", self.noise] = param.kernels.send(keys), param.kernels.send(tables)
+        return LaidProjected(param, self, *cache["sent", self.noise])
 
 
 class LaidProjected(LaidRows):
     """Tables of the noise, and the projection."""
 
-    def __init__(self, param: Param, law: Projected, keys: np.ndarray, tables: np.ndarray) -> None:
+    def __init__(self, param: Param, law: Projected, keys: Any, tables: Any) -> None:
+        """keys, tables: as the parameter's kernels take them."""
         super().__init__(param)
         self.law, self.keys, self.tables = law, keys, tables
+        self.vector = param.kernels.send(law.vector)
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the noise."""
         run = param.kernels.project[parallel]
         law, name, role = self.law, np.uint64(param.id), np.uint64(noise.Z)
         place = law.noise.law, self.keys, self.tables, name, role
-        run(*target, *place, law.vector, law.along[0], law.scale[0])
+        run(*target, *place, self.vector, law.along[0], law.scale[0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -16,6 +16,7 @@ import torch
 from zodist import noise
 from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
 from zodist.kernels.cpu import SMALL
+from zodist.kernels.device import Kernels
 from zodist.params import Param
 
 
@@ -80,22 +81,23 @@ class Ratio(Law):
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidRatio:
         """One set of tables serves every parameter."""
         if self not in cache:
-            cache[self] = LaidRatio(self, combinations)
+            cache[self] = LaidRatio(param.kernels, self, combinations)
         return cache[self]
 
 
 class LaidRatio(Laid):
     """The tables of the recent steps."""
 
-    def __init__(self, law: Ratio, combinations: Sequence[Combination]) -> None:
-        self.law = law.noise.law
+    def __init__(self, kernels: Kernels, law: Ratio, combinations: Sequence[Combination]) -> None:
+        """kernels: those that will run; the arrays go to their device here, once."""
+        self.law, send = law.noise.law, kernels.send
         laid = [coded_tables(law.noise, [gradient]) for gradient in law.recent.steps()]
-        self.keys = np.concatenate([keys for keys, _ in laid])
+        self.keys = send(np.concatenate([keys for keys, _ in laid]))
         length = max(tables.shape[-1] for _, tables in laid)  # tables are periodic
-        self.tables = np.concatenate([np.tile(t[0], (1, length // t.shape[-1])) for _, t in laid])
-        self.first = np.concatenate([[0], np.cumsum([len(keys) for keys, _ in laid])]).astype(np.int64)
-        self.shares = law.recent.shares(law.beta1).astype(np.float32)
-        self.squares = law.recent.shares(law.beta2).astype(np.float32)
+        self.tables = send(np.concatenate([np.tile(t[0], (1, length // t.shape[-1])) for _, t in laid]))
+        self.first = send(np.concatenate([[0], np.cumsum([len(keys) for keys, _ in laid])]).astype(np.int64))
+        self.shares = send(law.recent.shares(law.beta1).astype(np.float32))
+        self.squares = send(law.recent.shares(law.beta2).astype(np.float32))
         self.epsilon = np.float32(law.epsilon)
         self.factors = np.array([c.weights.sum() for c in combinations], np.float32)
 

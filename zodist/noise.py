@@ -41,7 +41,7 @@ GAUSSIAN, RADEMACHER, BITS16 = 0, 1, 2
 LAWS = {"gaussian": GAUSSIAN, "rademacher": RADEMACHER}
 
 # Roles keep the uses of one seed apart.  Values are part of the format.
-Z, U, V, MASK, RADIUS, ROUNDING, SEED, ORDER, INITIAL = range(9)
+Z, U, V, MASK, RADIUS, ROUNDING, SEED, ORDER, INITIAL, TOKEN = range(10)
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -92,7 +92,9 @@ def _perturb(
     row, first, tile, j, inside = share_of(starts, start, length, parts, aligned, tiles)
     at = tile * 1024
     held = offset(at - origin, aligned) + j
-    x = decode(kind, tl.load(words + held, inside, 0))
+    x = tl.zeros([tiles * 1024], tl.float32)
+    if keep or bounded:
+        x = decode(kind, tl.load(words + held, inside, 0))
     if several == 1:
         z = base(law, keys, 0, param, role, tile, tiles)
     for p in range(points):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zodist.errors import ModelError
-from zodist.kernels import cpu, low_rank, matrix, moments, rules
+from zodist.kernels import cpu, low_rank, matrix, moments, outer, rules
 
 OLDEST_TRITON = (3, 6)  # tests/test_cuda_compile.py fails on 3.5 and earlier
 Forms = tuple[Callable[..., Any], Callable[..., Any]]
@@ -62,7 +62,7 @@ HOST = Kernels(
     update=(cpu.update_serial, cpu.update_parallel),
     digest=(cpu.digest_serial, cpu.digest_parallel),
     move=(rules.move_serial, rules.move_parallel),
-    rank_one=(matrix.rank_one_serial, matrix.rank_one_parallel),
+    rank_one=(outer.rank_one_serial, outer.rank_one_parallel),
     noises=(matrix.noises_serial, matrix.noises_parallel),
     product=(matrix.product_serial, matrix.product_parallel),
     descend=(low_rank.descend_serial, low_rank.descend_parallel),
@@ -94,7 +94,7 @@ def kernels_of(device: torch.device) -> Kernels:
 
 def on_cuda(device: torch.device) -> Kernels:
     """Triton's kernels, for tensors of one device."""
-    from zodist.kernels import cuda, cuda_matrix, cuda_rules
+    from zodist.kernels import cuda, cuda_matrix, cuda_moments, cuda_project, cuda_rules
 
     def send(array: Any) -> torch.Tensor:
         if isinstance(array, torch.Tensor):
@@ -121,17 +121,10 @@ def on_cuda(device: torch.device) -> Kernels:
         noises=_alike(cuda_matrix.noises),
         product=_alike(cuda_matrix.product),
         descend=_alike(cuda_matrix.descend),
-        project=_absent("rows less their projection (method.name = 'loren')"),
-        ratio=_absent("the ratio of rebuilt moments"),
+        project=_alike(cuda_project.project),
+        ratio=_alike(cuda_moments.ratio),
     )
 
 
 def _alike(kernel: Callable[..., Any]) -> Forms:
     return kernel, kernel
-
-
-def _absent(what: str) -> Forms:
-    def refuse(*_: Any) -> None:
-        raise ModelError(f"there is no CUDA kernel for {what}; set model.device = 'cpu'")
-
-    return refuse, refuse

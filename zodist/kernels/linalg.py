@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from zodist.kernels.tile import compile_tile
+
 PIECE = 256  # columns at a time: the rows that are added up then stay in the second-level cache
 DEPENDENT = 1e-10  # a column with less than this part of its length left is a combination of those before it
 QUINTIC = (
@@ -50,7 +52,7 @@ def dot16(a, b):
     return lanes[0]
 
 
-@_inner
+@compile_tile
 def add_rows(c, rows, first, last, total):
     """total[j] += sum_k c[k] * rows[k, first + j] for j < last - first: every number in the order of k.
 

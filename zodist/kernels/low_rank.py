@@ -12,14 +12,13 @@ from numba import prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import add_rows
-from zodist.kernels.matrix import compile_inner
-from zodist.kernels.tile import TILE, ZERO, decode, f32, settle, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
 
 CHUNK = 32  # tiles per task: their numbers, 128 KiB, stay in the second-level cache
 WIDTH = 1024  # columns of four rows at a time: these, and four rows of the right factor, stay in the first-level cache
 
 
-@compile_inner
+@compile_tile
 def _add_four(c, rows, first, last, total):
     """total[i * WIDTH + j] += sum_k c[i, k] * rows[k, first + j] for four i and j < last - first, in the order of k.
 
@@ -50,7 +49,7 @@ def _add_four(c, rows, first, last, total):
             total[j + 3 * WIDTH] = total[j + 3 * WIDTH] + e * x[j]
 
 
-@compile_inner
+@compile_tile
 def _product_range(left, right, start, total, four):
     """total = the numbers from ``start`` on of left @ right, seen flat: left [m, r], right [r, n]; four: scratch."""
     n, at = right.shape[1], 0
@@ -76,6 +75,22 @@ def _product_range(left, right, start, total, four):
             at += part.size
 
 
+@compile_tile
+def _descend_tiles(kind, words, origin, left, right, param, decay, round_key, begin, end, room):
+    """_descend on tiles begin .. end - 1."""
+    buffer, four, x, w, bits = room
+    stop, low = origin + words.size, max(begin * TILE, origin)
+    total = buffer[0 : min(end * TILE, stop) - low]
+    _product_range(left, right, low, total, four)
+    for tile in range(begin, end):
+        lo, hi = max(tile * TILE, origin), min(tile * TILE + TILE, stop)
+        piece, move = words[lo - origin : hi - origin], total[lo - low : hi - low]
+        decode(kind, piece, x)
+        for j in range(hi - lo):
+            x[j] = x[j] * decay - move[j]
+        settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+
+
 def _descend(kind, words, origin, left, right, param, decay, round_key):
     """words <- round(words * decay - left @ right): float32 throughout, one rounding.
 
@@ -84,18 +99,10 @@ def _descend(kind, words, origin, left, right, param, decay, round_key):
     stop = origin + words.size
     first_tile, tiles = origin // TILE, (stop + TILE - 1) // TILE - origin // TILE
     for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        x, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
         begin, end = first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)
-        low = max(begin * TILE, origin)
-        total, four = np.empty(min(end * TILE, stop) - low, f32), np.empty(4 * WIDTH, f32)
-        _product_range(left, right, low, total, four)
-        for tile in range(begin, end):
-            lo, hi = max(tile * TILE, origin), min(tile * TILE + TILE, stop)
-            piece, move = words[lo - origin : hi - origin], total[lo - low : hi - low]
-            decode(kind, piece, x)
-            for j in range(hi - lo):
-                x[j] = x[j] * decay - move[j]
-            settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+        total, four = np.empty((end - begin) * TILE, f32), np.empty(4 * WIDTH, f32)
+        room = total, four, np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
+        _descend_tiles(kind, words, origin, left, right, param, decay, round_key, begin, end, room)
 
 
 descend_serial, descend_parallel = compile_forms(_descend)

@@ -12,7 +12,7 @@ matrix and never of the threads.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import add_rows, dot16
@@ -23,22 +23,20 @@ BLOCK = 64  # rows that are summed before a sum leaves the cache
 SPANS = 256  # parallel tasks of a sum over rows, at most
 BUCKETS = 64  # at least this long are the pieces in which a row is folded
 
-compile_inner = njit(cache=True, nogil=True, error_model="numpy", inline="never")
 
-
-@compile_inner
+@compile_tile
 def rows_per_task(n):
     """Neighbouring rows of n numbers that one task takes."""
     return max(1, CHUNK * TILE // n)
 
 
-@compile_inner
+@compile_tile
 def rows_per_span(m, most):
     """Rows of one partial sum: at least 64, and so many that there are no more than ``most`` partial sums."""
     return max(BLOCK, (m + most - 1) // most)
 
 
-@compile_inner
+@compile_tile
 def _coded_tile(law, keys, tables, param, role, tile, totals, z, w):
     """The coded noise of every combination on one tile: totals float32 [C, TILE], each sum in the order of s."""
     offset = (tile * TILE) % tables.shape[2]
@@ -56,7 +54,7 @@ def _coded_tile(law, keys, tables, param, role, tile, totals, z, w):
                     total[j] = total[j] + z[j] * table[j]
 
 
-@compile_inner
+@compile_tile
 def coded_row(law, keys, tables, param, role, start, n, t, held, totals, z, w):
     """The n coded numbers from ``start`` into t, float32 [C, n].
 
@@ -77,7 +75,7 @@ def coded_row(law, keys, tables, param, role, start, n, t, held, totals, z, w):
 
 
 @compile_tile
-def _weights_row(kind, words, origin, start, n, x):
+def weights_row(kind, words, origin, start, n, x):
     """The weights of one row as float32; no words at all count as 0."""
     if words.size == 0:
         x[:] = ZERO
@@ -85,7 +83,7 @@ def _weights_row(kind, words, origin, start, n, x):
         decode(kind, words[start - origin : start - origin + n], x)
 
 
-@compile_inner
+@compile_tile
 def _remove(x, t, a, along, scale, total):
     """total = x + scale * (t - along * a)."""
     for j in range(total.size):
@@ -106,7 +104,7 @@ def _project(kind, out_kind, words, origin, rows, n, outs, law, keys, tables, pa
         for r in range(task * per, min(rows.size, (task + 1) * per)):
             start = rows[r] * n
             held = coded_row(law, keys, tables, param, role, start, n, t, held, totals, z, w)
-            _weights_row(kind, words, origin, start, n, x)
+            weights_row(kind, words, origin, start, n, x)
             for p in range(tables.shape[0]):
                 _remove(x, t[p], a, c * dot16(t[p], a), scale, total)
                 encode(out_kind, total, outs[p, r])
@@ -128,7 +126,7 @@ def _product(kind, out_kind, words, origin, rows, n, outs, left, right, law, key
             start = rows[r] * n
             if law >= 0:
                 held = coded_row(law, keys, one, param, role, start, n, t, held, totals, z, w)
-            _weights_row(kind, words, origin, start, n, x)
+            weights_row(kind, words, origin, start, n, x)
             for p in range(outs.shape[0]):
                 c = left[min(p, left.shape[0] - 1), rows[r]]
                 _low_rank_row(c, right[min(p, right.shape[0] - 1)], total)
@@ -136,7 +134,7 @@ def _product(kind, out_kind, words, origin, rows, n, outs, left, right, law, key
                 encode(out_kind, total, outs[p, r])
 
 
-@compile_inner
+@compile_tile
 def _low_rank_row(c, right, total):
     """total = sum_k c[k] * right[k], from the first term."""
     if c.size == 0:
@@ -148,7 +146,7 @@ def _low_rank_row(c, right, total):
         add_rows(c[1:], right[1:], 0, total.size, total)
 
 
-@compile_inner
+@compile_tile
 def _join(x, factor, use, total):
     """total = x + total, the latter times factor if it is used."""
     if use:
@@ -159,7 +157,7 @@ def _join(x, factor, use, total):
             total[j] = x[j] + total[j]
 
 
-@compile_inner
+@compile_tile
 def _walsh(x, y):
     """Walsh-Hadamard transform of x, float64 of a power of two, in place; y is scratch of its size.
 
@@ -178,7 +176,7 @@ def _walsh(x, y):
         x[:] = y
 
 
-@compile_inner
+@compile_tile
 def _fold(t, a, start, buckets):
     """buckets[(start + j) mod size] = the sums of t_j a_j, float64, in the order of j."""
     buckets[:] = 0.0
@@ -192,7 +190,7 @@ def _fold(t, a, start, buckets):
         j += n
 
 
-@compile_inner
+@compile_tile
 def _spread(t, table, start, total):
     """total[j] += t_j * table[(start + j) mod size], float64."""
     j = 0
@@ -205,7 +203,7 @@ def _spread(t, table, start, total):
         j += n
 
 
-@compile_inner
+@compile_tile
 def _score_row(t, a, start, codes, buckets, scratch, total):
     """One row and one base: total += sum_k w_k y_k U_k, float64 [n].  Returns sum_k w_k y_k^2.
 
@@ -230,7 +228,7 @@ def _score_row(t, a, start, codes, buckets, scratch, total):
     return q
 
 
-@compile_inner
+@compile_tile
 def add_spans(parts, out):
     """out [r, n] = the sum of parts [spans, r, n] in their order."""
     out[:, :] = 0.0
@@ -268,56 +266,6 @@ def _score(m, n, law, keys, param, role, a, weights, out):
     for b in range(spans):
         q += squares[b]
     return q
-
-
-@compile_tile
-def _rank_one_rows(kind, out_kind, words, origin, rows, first, last, n, outs, left, right, tables, room):
-    """_rank_one on rows[first:last]."""
-    x, wide, total = room
-    for r in range(first, last):
-        row = rows[r]
-        _weights_row(kind, words, origin, row * n, n, x)
-        for p in range(tables.shape[0]):
-            _repeat(tables[p, row % tables.shape[1]], wide)
-            _add_outer(x, left[row], right, wide, total)
-            encode(out_kind, total, outs[p, r])
-
-
-@compile_tile
-def _repeat(table, wide):
-    """wide[j] = table[j mod size]: copies of copies, since loops over a short table would be short."""
-    done = min(table.size, wide.size)
-    for j in range(done):
-        wide[j] = table[j]
-    while done < wide.size:
-        more = min(done, wide.size - done)
-        into = wide[done : done + more]
-        for j in range(more):
-            into[j] = wide[j]
-        done += more
-
-
-@compile_tile
-def _add_outer(x, factor, right, table, total):
-    """total = x + factor * right * table."""
-    for j in range(total.size):
-        total[j] = x[j] + (factor * right[j]) * table[j]
-
-
-def _rank_one(kind, out_kind, words, origin, rows, n, outs, left, right, tables):
-    """outs[p, r] = W_row + left[row] * right * T_p, T_p[j] = tables[p, row mod A, j mod B].
-
-    left float32 [m], right float32 [n]; tables float32 [C, A, B], A and B powers of two: Walsh tables over
-    rows and columns.
-    """
-    per = rows_per_task(n)
-    for task in prange((rows.size + per - 1) // per):
-        room = np.empty(n, f32), np.empty(n, f32), np.empty(n, f32)
-        first, last = task * per, min(rows.size, (task + 1) * per)
-        _rank_one_rows(kind, out_kind, words, origin, rows, first, last, n, outs, left, right, tables, room)
-
-
-rank_one_serial, rank_one_parallel = compile_forms(_rank_one)
 
 
 def _noises(law, keys, param, role, out):

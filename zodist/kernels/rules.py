@@ -7,24 +7,22 @@ one rounding of the weights at the end (zodist.kernels.tile.settle).  Serial and
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
-from zodist.kernels.tile import TILE, ZERO, decode, f32, settle, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
 
 SGD, SIGN, MOMENTUM, ADAM = 0, 1, 2, 3
 
-_inner = njit(cache=True, nogil=True, error_model="numpy", inline="never")
 
-
-@_inner
+@compile_tile
 def _sgd(x, g, decay, rate):
     """Weights <- weights * decay - rate * gradient."""
     for j in range(g.size):
         x[j] = x[j] * decay - rate * g[j]
 
 
-@_inner
+@compile_tile
 def _sign(x, g, decay, rate):
     """Weights <- weights * decay - rate * sign(gradient)."""
     for j in range(g.size):
@@ -32,7 +30,7 @@ def _sign(x, g, decay, rate):
         x[j] = x[j] * decay - step
 
 
-@_inner
+@compile_tile
 def _momentum(x, g, kept, decay, rate, beta):
     """Buffer <- beta * buffer + gradient; weights <- weights * decay - rate * buffer."""
     for j in range(g.size):
@@ -41,7 +39,7 @@ def _momentum(x, g, kept, decay, rate, beta):
         x[j] = x[j] * decay - rate * m
 
 
-@_inner
+@compile_tile
 def _adam(x, g, m, v, decay, rate, beta1, beta2, root, epsilon):
     """Adam: rate = lr / (1 - beta1^t), root = 1 / (1 - beta2^t); the moments m and v are updated in place."""
     one = f32(1.0)
@@ -49,6 +47,30 @@ def _adam(x, g, m, v, decay, rate, beta1, beta2, root, epsilon):
         m[j] = beta1 * m[j] + (one - beta1) * g[j]
         v[j] = beta2 * v[j] + (one - beta2) * (g[j] * g[j])
         x[j] = x[j] * decay - rate * m[j] / (np.sqrt(v[j] * root) + epsilon)
+
+
+@compile_tile
+def _move_tiles(
+    rule, kind, words, start, gradient, first, second, factors, param, round_key, begin, end, room
+):
+    """_move on tiles begin .. end - 1."""
+    buffer, w, bits = room
+    decay, rate = factors[0], factors[1]
+    for tile in range(begin, end):
+        lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, start + words.size)
+        at, last = lo - start, hi - start
+        x, g, piece = buffer[0 : hi - lo], gradient[at:last], words[at:last]
+        decode(kind, piece, x)
+        if rule == SGD:
+            _sgd(x, g, decay, rate)
+        elif rule == SIGN:
+            _sign(x, g, decay, rate)
+        elif rule == MOMENTUM:
+            _momentum(x, g, first[at:last], decay, rate, factors[2])
+        else:
+            m, v = first[at:last], second[at:last]
+            _adam(x, g, m, v, decay, rate, factors[2], factors[3], factors[4], factors[5])
+        settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
 
 
 def _move(rule, kind, words, start, gradient, first, second, factors, param, round_key):
@@ -60,24 +82,10 @@ def _move(rule, kind, words, start, gradient, first, second, factors, param, rou
     stop = start + words.size
     first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
     for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        room, w, bits = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        for tile in range(first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)):
-            lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, stop)
-            at, last = lo - start, hi - start
-            x, g, decay, rate = room[0 : hi - lo], gradient[at:last], factors[0], factors[1]
-            decode(kind, words[at:last], x)
-            if rule == SGD:
-                _sgd(x, g, decay, rate)
-            elif rule == SIGN:
-                _sign(x, g, decay, rate)
-            elif rule == MOMENTUM:
-                _momentum(x, g, first[at:last], decay, rate, factors[2])
-            else:
-                m, v = first[at:last], second[at:last]
-                _adam(x, g, m, v, decay, rate, factors[2], factors[3], factors[4], factors[5])
-            settle(
-                kind, x, words[at:last], round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w
-            )
+        room = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
+        begin, end = first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)
+        place = rule, kind, words, start, gradient, first, second, factors, param, round_key
+        _move_tiles(*place, begin, end, room)
 
 
 move_serial, move_parallel = compile_forms(_move)

@@ -16,17 +16,16 @@ from zodist.kernels.matrix import (
     SPANS,
     add_spans,
     coded_row,
-    compile_inner,
     rows_per_span,
     rows_per_task,
 )
-from zodist.kernels.tile import TILE, ZERO, f32, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, f32, u32
 
 WIDE_SPANS = 16  # parallel tasks of back: each holds a sum as wide as the matrix
 PIECE = 128  # columns of 64 rows: these stay in the first-level cache
 
 
-@compile_inner
+@compile_tile
 def _sketch_row(t, right, y, total):
     """total = t right, float64 [k]: float32 sums y over 1,024 columns in their order, added in float64."""
     total[:] = 0.0
@@ -107,7 +106,7 @@ def _back(m, n, law, keys, tables, param, role, u, out):
     add_spans(parts, out.reshape(many * columns.shape[0], n))
 
 
-@compile_inner
+@compile_tile
 def _back_block(columns, first, last, block, y, into):
     """into[k] += sum_i columns[k, first + i] * block[i]: float32 sums of a block of rows, added in float64."""
     n = into.shape[1]
