@@ -223,6 +223,36 @@ def memory(
     _show(measure_memory(_settings(model, noise, batch, tokens, dtype, threads, probes)), as_json, plot)
 
 
+@bench_app.command()
+def adamw(
+    config: Annotated[Path, typer.Argument(help="TOML file of a run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes.")] = None,
+    lr: Annotated[float, typer.Option(help="The highest rate of rule.schedule, in place of rule.lr.")] = 1e-5,
+    steps: Annotated[int, typer.Option(min=0, help="Steps; 0: run.steps.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """First-order training of a run's configuration, for comparison: same model, parameters, data and evaluation.
+
+    By backpropagation, with float32 weights, or float32 copies of 16-bit ones.  Nothing is written; --json prints the loss
+    of every step, the validation curve (output.evaluate_every) and the figures before and after.
+    """
+    from zodist.bench.adamw import train
+    from zodist.config import load
+
+    given = [*(overrides or []), *([f"run.steps={steps}"] if steps else [])]
+    found = train(load(config, given), lr=lr)
+    if as_json:
+        typer.echo(json.dumps(found.plain()))
+        return
+    from zodist.progress import sentence
+
+    for step, score in found.validation.items():
+        typer.echo(f"step {step:5d}  validation: {sentence(score)}")
+    typer.echo(f"before   {sentence(found.before)}")
+    typer.echo(f"after    {sentence(found.after)}")
+    typer.echo(f"         {len(found.losses)} steps of {found.examples} examples at rate {found.lr:g}")
+
+
 @bench_app.command(name="all")
 def every(
     report: Annotated[

@@ -229,7 +229,7 @@ class Bench:
         rule = RULES["sgd"](Rule(lr=LR), self.params, parallel=self.parallel)
         return Replica(self.params, method, rule, seed=SEED, steps=1, data_lanes=1)
 
-    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray]) -> np.ndarray:
+    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray], places: object) -> np.ndarray:
         batches = [[self.batch]] * len(probes)
         return self.evaluator.group_losses([probe.points for probe in probes], batches)
 
