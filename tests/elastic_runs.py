@@ -85,7 +85,7 @@ def _gate(folder: Path) -> None:
     Live.__call__ = gated  # type: ignore[method-assign]
 
 
-def _work(
+def work(
     config: Path | str,
     overrides: tuple[str, ...],
     log: Path,
@@ -150,7 +150,7 @@ class Fleet:
 
     def _start(self, config: Path | str, overrides: tuple[str, ...], prepare: object, args: tuple) -> None:
         log = self.folder / f"worker-{len(self.workers)}.log"
-        process = CONTEXT.Process(target=_work, args=(config, overrides, log, prepare, args), daemon=True)
+        process = CONTEXT.Process(target=work, args=(config, overrides, log, prepare, args), daemon=True)
         process.start()
         self.workers.append(process)
 

@@ -336,3 +336,5 @@ def test_the_metrics_of_a_long_run_are_those_of_a_local_one(long, reference, tmp
     shutil.rmtree(local)
     timings = [json.loads(line) for line in (long.run / "timings.jsonl").read_text().splitlines()]
     assert {line["session"] for line in timings} == {1, 2}
+    spent = [line for line in timings if "forward_s" in line][-1]
+    assert spent["forward_s"] > 0 and spent["gather_s"] > 0 and spent["update_s"] > 0

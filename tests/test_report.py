@@ -20,7 +20,7 @@ from runs import Place, finish, make_place
 from zodist import records
 from zodist.errors import JournalError
 from zodist.journal import read
-from zodist.report.course import ANSWER, REST, UPDATE, crew, phases
+from zodist.report.course import EXCHANGE, FORWARD, REST, UPDATE, crew, phases
 from zodist.report.document import page
 from zodist.report.picture import running_mean
 from zodist.report.recorded import AXES, Run, differing, recorded, short_names
@@ -207,18 +207,46 @@ def test_bytes_of_records_are_counted_round_by_round(place):
     assert set(AXES) == {"steps", "forwards", "seconds", "bytes"}
 
 
-def test_phases_share_the_seconds_of_all_steps(place):
+def spent(forward: float, gather: float, update: float) -> dict[str, float]:
+    return {"forward_s": forward, "gather_s": gather, "update_s": update}
+
+
+def test_phases_are_means_between_lines_and_add_up_over_sessions(place):
+    """The second session replays two steps, which no phase has."""
     run = timed(
         only(place.run),
         {"session": 1, "step": 0, "seconds": 0.0},
-        {"session": 1, "step": 10, "seconds": 9.0, "answer_s": 0.6, "update_s": 0.2, "trained_s": 8.0},
+        {"session": 1, "step": 10, "seconds": 9.0, "trained": 10, **spent(5.0, 2.0, 1.0)},
+        {"session": 1, "step": 12, "seconds": 12.0, "trained": 12, **spent(6.0, 2.5, 1.5)},
+        {"session": 2, "step": 10, "seconds": 0.0},
+        {"session": 2, "step": 20, "seconds": 5.0, "trained": 8, **spent(0.8, 1.6, 2.4)},
     )
     found = phases(run)
-    assert found is not None
-    assert found.total == pytest.approx({ANSWER: 6.0, UPDATE: 2.0, REST: 1.0})
+    assert found is not None and not found.together
+    assert list(found.steps) == [10, 12, 20]
+    np.testing.assert_allclose(found.each, [[0.5, 0.2, 0.1], [0.5, 0.25, 0.25], [0.1, 0.2, 0.3]])
+    parts = {FORWARD: 6.8, EXCHANGE: 4.1, UPDATE: 3.9}
+    assert found.total == pytest.approx({**parts, REST: 17.0 - sum(parts.values())})
     real = phases(only(place.run))
     assert real is not None and sum(real.total.values()) == pytest.approx(only(place.run).seconds)
+    assert min(real.total.values()) > 0 and real.each.shape == (2, 3)
     assert phases(timed(run)) is None
+
+
+def test_phases_of_an_elastic_run_are_seconds_of_all_workers(place):
+    run = timed(
+        only(place.run),
+        {"session": 1, "step": 4, "seconds": 0.0, "workers": 0},
+        {"session": 1, "step": 5, "seconds": 0.1, "event": "worker 1 joins"},
+        {"session": 1, "step": 14, "seconds": 2.0, "workers": 3, **spent(4.0, 1.0, 0.5)},
+        {"session": 1, "step": 14, "seconds": 3.0, **spent(4.5, 1.5, 0.5)},  # when all have left
+    )
+    found = phases(run)
+    assert found is not None and found.together and REST not in found.total
+    np.testing.assert_allclose(found.each, [[0.4, 0.1, 0.05]])
+    assert found.total == pytest.approx({FORWARD: 4.5, EXCHANGE: 1.5, UPDATE: 0.5})
+    told = text_of(page([run]))
+    assert "All workers' seconds" in told and "waiting for slower workers" in told
 
 
 def test_workers_that_come_and_go_and_work_done_again_are_told(place):

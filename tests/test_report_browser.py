@@ -57,8 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "step": 10 * k,
             "seconds": 1.5 * k,
             "workers": 1 + k % 3,
-            "answer_s": 0.1,
-            "update_s": 0.1,
+            "forward_s": 0.3 * k,
+            "gather_s": 0.2 * k,
+            "update_s": 0.1 * k,
         }
         for k in range(7)
     ]

@@ -89,6 +89,17 @@ def test_a_sweep_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
     assert [kept["step_s"] for kept in Results(tmp_path).lines] == [1.0, 2.0]
 
 
+def test_jobs_that_share_a_folder_keep_each_others_lines(tmp_path: Path) -> None:
+    first, second, third = cells()[:3]
+    Results(tmp_path).add(first, {"error": "a worker died"})
+    one = Results(tmp_path)
+    one.add(second, {"step_s": 2.0})
+    other = Results(tmp_path)
+    other.add(third, {"step_s": 3.0})
+    one.add(first, {"step_s": 1.0})
+    assert sorted(kept["step_s"] for kept in Results(tmp_path).lines) == [1.0, 2.0, 3.0]
+
+
 def test_a_cell_that_was_left_out_is_tried_with_a_higher_limit(tmp_path: Path) -> None:
     (cell, *_) = cells()
     Results(tmp_path, 10.0).add(cell, {"skipped": "a step sends 5e8 bytes", "bound_s": 60.0})

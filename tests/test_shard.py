@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from runs import Place, finish, launch, make_place
-from safetensors.torch import save_file
 
 from zodist.audit import inspect
 from zodist.config import load
 from zodist.errors import ConfigError, ModelError
 from zodist.replay import replay
-from zodist.shard.files import WeightFiles
 from zodist.shard.library import cutter
 from zodist.shard.mesh import Mesh, mesh
 from zodist.snapshot import Part, Tensors, newest, prune, write
@@ -167,19 +165,6 @@ def test_a_run_without_deepspeed_is_a_sentence_with_the_command(monkeypatch: pyt
         ModelError, match=r"deepspeed, which is not installed; run: pip install 'zodist\[deepspeed\]'"
     ):
         cutter("zero")
-
-
-def test_only_the_wanted_part_of_a_tensor_is_given(tmp_path: Path) -> None:
-    numbers = torch.arange(35.0).view(5, 7)
-    save_file({"decoder.weight": numbers}, tmp_path / "model.safetensors")
-    files = WeightFiles(tmp_path, "tiny", "model")
-    for first, stop in [(0, 35), (3, 5), (6, 8), (20, 35), (35, 35)]:
-        got = files.part("model.decoder.weight", (5, 7), first, stop, torch.bfloat16)
-        assert torch.equal(got, numbers.view(-1)[first:stop].bfloat16())
-    with pytest.raises(ModelError, match=r"shape \(5, 7\) in the files and \(7, 5\)"):
-        files.part("decoder.weight", (7, 5), 0, 1, torch.float32)
-    with pytest.raises(ModelError, match="no weights for 'lm_head.weight'"):
-        files.part("lm_head.weight", (5, 7), 0, 1, torch.float32)
 
 
 def test_a_snapshot_in_parts_is_read_whole_and_in_other_ranges(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ on, and a local run of as many steps must have written the same journal and the 
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,19 @@ def test_an_array_job_runs_one_seed_in_each_member(lab: Cluster, place: Place, t
     finish(place, 1, "run.seed=7", f"run.folder={tmp_path / 'local'}")
     for name in ("journal.jsonl", "metrics.jsonl", "snapshot-00000020.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
+
+
+def test_a_sweep_takes_the_allocation_as_it_is(lab: Cluster, place: Place, tmp_path: Path):
+    """The nodes share this machine's network, whose counters tell nothing here."""
+    options = ["--nodes=2", "--cpus-per-task=1", "--time=20", f"--output={place.folder}/%x-%j.out"]
+    small = ["--probes=4", "--batch=2", "--tokens=6", "--steps=2", "--warmup=2", "--systems=zodist,ddp"]
+    job = lab.submit(*options, "slurm/bandwidth.sbatch", tmp_path, *small, cwd=place.folder)
+    wait_for(lambda: not lab.ask("squeue", "-h", "-j", job), PATIENCE_S)
+    assert lab.job(job)["JobState"] == "COMPLETED", said(place)
+    zodist, ddp = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    assert [(line["system"], line["workers"]) for line in (zodist, ddp)] == [("zodist", 2), ("ddp", 2)]
+    assert zodist["payload_bytes"] == 2 * 16 and ddp["payload_bytes"] == 4 * ddp["parameters"]
+    assert ddp["hosts"] == "2 hosts of the allocation" and (tmp_path / "step.png").exists()
 
 
 @pytest.mark.parametrize("script", ["mpi", "torchrun", "elastic"])

@@ -42,7 +42,7 @@ _CRC = re.compile(rb'("crc":")([0-9a-f]{8})(")')
 _ZEROS = b"00000000"
 _CHUNK = 1 << 22
 _MAX_HEADER = 100_000_000  # the limit of the safetensors package
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -170,7 +170,7 @@ def prune(folder: str | Path, step: int, keep: int) -> None:
     Nobody may be writing: the journal's lock sees to it that a run has one writer, and parts are written together.
     """
     try:
-        stay = [found for found in _sets(Path(folder)) if found[0] <= step][:keep]
+        stay = [found for found in listed(Path(folder)) if found[0] <= step][:keep]
         kept = {path for _, paths in stay for path in paths}
         for path in Path(folder).iterdir():
             match = _NAME.fullmatch(path.name.removesuffix(".unfinished"))
@@ -189,7 +189,7 @@ def newest(folder: str | Path, run: str, at_most: int, rounds: int | None = None
     """
     folder = Path(folder)
     skipped: list[str] = []
-    for step, paths in _sets(folder) if folder.is_dir() else []:
+    for step, paths in listed(folder) if folder.is_dir() else []:
         if step > at_most:
             continue
         for path in paths:
@@ -222,11 +222,11 @@ def _header(
     offset = 0
     for name in names:
         tensor = tensors[name]
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in DTYPES:
             raise SnapshotError(f"tensor {name!r} is {tensor.dtype}, which a snapshot cannot hold")
         size = math.prod(tensor.shape) * tensor.element_size()
         content[name] = {
-            "dtype": _DTYPES[tensor.dtype],
+            "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + size],
         }
@@ -282,12 +282,7 @@ def _fault(path: Path, step: int, run: str, rounds: int | None) -> str:
     return ""
 
 
-def listed(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and paths of all snapshots in one piece in a folder, newest first."""
-    return [(step, paths[0]) for step, paths in _sets(folder) if len(paths) == 1]
-
-
-def _sets(folder: Path) -> list[tuple[int, list[Path]]]:
+def listed(folder: Path) -> list[tuple[int, list[Path]]]:
     """Steps and paths of all snapshots in a folder of which no part is missing, newest first; paths in part order."""
     found: dict[tuple[int, int], dict[int, Path]] = {}
     for path in folder.iterdir():

@@ -16,5 +16,7 @@ worker is dead, stopped or slow is offered again after a deadline.  Who computed
     collection.py   the supervisor's side of one collection
     supervisor.py   the process that holds store and journal
     worker.py       a worker's side
+    team.py         the processes that are one worker: one, or a shard group
+    shared_line.py  a shard group's line to the store
     catch_up.py     how a worker that joins gets to the present: snapshot or replay
 """

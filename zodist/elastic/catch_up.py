@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from zodist import snapshot
+from zodist.elastic.team import Team
 from zodist.errors import JournalEnd
 from zodist.journal_format import Entry
 from zodist.step import Replayed, Replica
@@ -20,13 +21,13 @@ _PIECE = 16 << 20
 _PASSES = 2
 
 
-def catch_up(replica: Replica, entries: list[Entry], folder: Path, run: str, at_most: int) -> int:
+def catch_up(replica: Replica, entries: list[Entry], folder: Path, run: str, at_most: int, team: Team) -> int:
     """Bring a replica at the base weights to a step from which the entries lead on, and return that step.
 
-    at_most: the last step whose snapshot may be used.
+    at_most: the last step whose snapshot may be used.  team: the processes that call this together, each with its own part
+    of the weights.
     """
-    newest = _newest(folder, at_most)
-    if newest is None:
+    if not team.decided(_newest(folder, at_most) is not None):
         return replica.step
     replay = Replayed(entries, replica.data_lanes)
     began = time.monotonic()
@@ -36,29 +37,29 @@ def catch_up(replica: Replica, entries: list[Entry], folder: Path, run: str, at_
     except JournalEnd:
         return replica.step
     step_s = (time.monotonic() - began) / _MEASURED_STEPS
-    step, path = newest
-    if (step - replica.step) * step_s <= _load_s(path):
+    newest = _newest(folder, at_most)
+    if not team.decided(newest is not None and (newest[0] - replica.step) * step_s > _load_s(newest[1])):
         return replica.step
     done = entries[-1].step + 1
     rounds = entries[-1].round + 1 if done <= at_most else None
     found = snapshot.newest(folder, run, min(done, at_most), rounds)
     if found is not None and found.step > replica.step:
-        replica.load(found.step, found.tensors)
-    return replica.step
+        replica.load(found.step, team.own(found.tensors))
+    return team.level(replica, entries)
 
 
-def _newest(folder: Path, at_most: int) -> tuple[int, Path] | None:
+def _newest(folder: Path, at_most: int) -> tuple[int, list[Path]] | None:
     listed = snapshot.listed(folder) if folder.is_dir() else []
     return next((found for found in listed if found[0] <= at_most), None)
 
 
-def _load_s(path: Path) -> float:
-    """What taking up a snapshot will take."""
+def _load_s(paths: list[Path]) -> float:
+    """What taking up a snapshot will take.  paths: of its parts."""
     began = time.monotonic()
     try:
-        with path.open("rb") as file:
+        with paths[0].open("rb") as file:
             read = len(file.read(_PIECE))
-        size = path.stat().st_size
+        size = sum(path.stat().st_size for path in paths)
     except OSError:
         return float("inf")
     return _PASSES * size / max(1, read) * (time.monotonic() - began)

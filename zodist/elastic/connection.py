@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
 
+from zodist import stopping
 from zodist.errors import ExchangeError, WorkerLost
 
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h
@@ -85,6 +86,16 @@ class Connection:
         self._watchdog = Watchdog(timeout_s, f"the supervisor at {address}")
         self._store: TCPStore | None = None
         self.connect()
+
+    @property
+    def own(self) -> Connection:
+        """The line itself; see SharedLine."""
+        return self
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this process was asked to stop."""
+        return bool(stopping.asked())
 
     def connect(self) -> None:
         """Connect, again if need be.  Raises WorkerLost when exchange.timeout_s is over."""

@@ -15,6 +15,7 @@ from zodist.crew import Begun, Make, Measure, Rebuild
 from zodist.elastic.catch_up import catch_up
 from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.secret import read_secret
+from zodist.elastic.team import Team
 from zodist.elastic.worker import Worker
 from zodist.errors import SnapshotError
 from zodist.journal import JOURNAL
@@ -23,21 +24,24 @@ from zodist.step import Asked, Replica
 
 
 class Elastic:
-    """One worker of an elastic run; see zodist.crew.Crew.  say: told what a person should know."""
+    """One worker of an elastic run; see zodist.crew.Crew.
 
-    speaks = True
+    say: told what a person should know.  team: the processes of this worker, all of which have a crew.
+    """
+
     workers = 0
-    shards = None
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
-        self.config, self.say, self.folder = config, say, Path(config.run.folder)
+    def __init__(self, config: Config, say: Callable[[str], None], team: Team) -> None:
+        self.config, self.folder, self._team = config, Path(config.run.folder), team
+        self.shards, self.speaks = team.shards, team.speaks
+        self.say = say if team.speaks else lambda text: None
         exchange = config.exchange
-        self._worker = Worker(exchange.address, exchange.timeout_s, read_secret(exchange.key_file))
+        self._worker = Worker(exchange.address, exchange.timeout_s, read_secret(exchange.key_file), team)
         self._lines: list[dict[str, Any]] = []
         self._written = -1
-        self._saved: list[Path] = []  # since the last milestone but one
+        self._saved: list[tuple[int, Path]] = []  # since the last milestone but one
         self._trusted = 1 << 62  # the last step whose snapshots may be taken up
-        say(f"worker {self._worker.number} of the run at {exchange.address}")
+        self.say(f"worker {self._worker.number} of the run at {exchange.address}")
 
     @property
     def sent(self) -> int:
@@ -60,7 +64,7 @@ class Elastic:
         self._written = self._worker.written()
         # Snapshots ahead of the metrics are of no use: the lines in between would be lost.
         at_most = min(self._written, self._trusted)
-        start = catch_up(replica, entries, self.folder, self._run, at_most)
+        start = catch_up(replica, entries, self.folder, self._run, at_most, self._team)
         if entries:
             self.say(
                 f"joining after {entries[-1].step + 1} steps: {start} by snapshot and replay, the rest by replay"
@@ -90,14 +94,20 @@ class Elastic:
 
     def save(self, t: int, state: Callable[[], Mapping[str, torch.Tensor]], rounds: int) -> None:
         """By whoever comes first of those that see the run folder; if that fails, only this snapshot is missing."""
-        if not (self.folder / JOURNAL).exists() or not self._worker.claim(f"snapshot/{t}"):
+        seen = self._team.decided((self.folder / JOURNAL).exists())
+        if not seen or not self._worker.claim(f"snapshot/{t}"):
             return
+        keep = self.config.output.keep
         try:
-            path = snapshot.save(self.folder, t, state(), self._run, self.config.output.keep, rounds)
+            if self.shards is None:
+                path = snapshot.save(self.folder, t, state(), self._run, keep, rounds)
+            else:
+                path = self.shards.save(self.folder, t, state, self._run, keep, rounds)
         except SnapshotError as error:
             self.say(f"warning: {error}")
             return
-        self._saved = [*self._saved[-8:], path]
+        if path is not None:
+            self._saved = [*self._saved[-8:], (t, path)]
 
     def write(self, line: dict[str, Any]) -> None:
         if self._lines and self._lines[0]["step"] != line["step"]:
@@ -105,7 +115,7 @@ class Elastic:
         self._lines.append(line)
 
     def time(self, t: int, **figures: Any) -> None:
-        self._worker.count()  # the supervisor's file is about the run, not about one worker's seconds
+        self._worker.count(figures["update_s"])  # the supervisor writes the sums over all workers
 
     def leave(self) -> None:
         self._post()
@@ -131,8 +141,8 @@ class Elastic:
             milestone = self._worker.rebuild()
             every = self.config.exchange.digest_every
             self._trusted = max(0, milestone - max(1, every))
-            for path in self._saved:
-                if int(path.stem.rpartition("-")[2]) > self._trusted:
+            for step, path in self._saved:
+                if step > self._trusted:
                     path.unlink(missing_ok=True)
             self.say(
                 f"warning: the weights of this worker differ from those of the others after step {milestone} (digest); "

@@ -10,7 +10,7 @@
     lines/t         lines of metrics.jsonl that step t makes        by the first worker to get there
     written         the last step whose lines are on disk           by the supervisor
     vote/n          digest of the n-th worker's weights, which its results repeat
-    traffic/n       bytes that the n-th worker has sent and received
+    traffic/n       bytes that the n-th worker has sent and received, and its seconds
     gone, left/n    count of connections that ended in good order; the n-th did
     finished        the last step is done
 

@@ -79,7 +79,7 @@ class LineWriter:
         """Whether it is time for a line of timings.jsonl after so many steps."""
         return steps != self._last and (steps >= self._last + _EVERY or steps == self._config.run.steps)
 
-    def progress(self, steps: int, **figures: int) -> None:
+    def progress(self, steps: int, **figures: float) -> None:
         """How it goes after so many steps."""
         if self._timings is not None:
             self._timings.write(steps, **figures)

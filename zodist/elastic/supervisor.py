@@ -29,7 +29,7 @@ from zodist.elastic.keys import ROUND, Done, Turn, What
 from zodist.elastic.lines import LineWriter
 from zodist.elastic.pace import Pace
 from zodist.elastic.secret import read_secret
-from zodist.elastic.traffic import Ledger
+from zodist.elastic.traffic import BYTES, SECONDS, Ledger
 from zodist.elastic.votes import Hearing, Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
 from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
@@ -294,10 +294,14 @@ class Supervisor:
     def _progress(self, figures: dict[str, int]) -> None:
         """A line of timings.jsonl."""
         counts = {"offered_again": self.offered_again, "refused": self.refused.total()}
-        self._lines.progress(self._steps(), **figures, **counts, **self._traffic())
+        told = self._ledger.total(self._attendance.others(()))
+        spent = {name: round(getattr(told, name), 4) for name in SECONDS}
+        traffic = {name: getattr(told, name) for name in BYTES}
+        self._lines.progress(self._steps(), **figures, **counts, **spent, **traffic)
 
     def _traffic(self) -> dict[str, int]:
-        return self._ledger.total(self._attendance.others(()))
+        told = self._ledger.total(self._attendance.others(()))
+        return {name: getattr(told, name) for name in BYTES}
 
     def _tell(self, text: str) -> None:
         """Something that befell the run."""

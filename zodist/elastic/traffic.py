@@ -1,4 +1,4 @@
-"""Bytes that the workers of an elastic run have sent and received: each says so now and then, the supervisor adds up."""
+"""What the workers of an elastic run have sent, received and spent: each says so now and then, the supervisor adds up."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from zodist.elastic.frames import Refused, Seal
 
-_FIGURES = struct.Struct("<QQQ")
+_FIGURES = struct.Struct("<QQQddd")
+BYTES, SECONDS = ("sent", "received", "records_sent"), ("forward_s", "gather_s", "update_s")
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Payload bytes of one worker; records_sent: those of its records alone, without their messages' frames."""
+    """Payload bytes and seconds of one worker.
+
+    records_sent: bytes of its records alone, without their messages' frames.  forward_s, gather_s, update_s: in forward
+    passes, in waiting for the others and the exchange, and in moving the weights.
+    """
 
     sent: int = 0
     received: int = 0
     records_sent: int = 0
+    forward_s: float = 0.0
+    gather_s: float = 0.0
+    update_s: float = 0.0
 
     def since(self, before: Traffic) -> bytes:
         """What came after an earlier moment, as the payload of a message."""
@@ -33,8 +41,8 @@ class Ledger:
         self._known: dict[int, Traffic] = {}
         self._before: set[int] = set()
 
-    def total(self, here: set[int]) -> dict[str, int]:
-        """Sums over all workers, by name.  here: those that may have news."""
+    def total(self, here: set[int]) -> Traffic:
+        """Sums over all workers.  here: those that may have news."""
         for worker in here | self._before:  # who has left since the last time has said its last
             key = f"traffic/{worker}"
             if self._store.check([key]):
@@ -44,5 +52,5 @@ class Ledger:
                     continue
                 self._known[worker] = Traffic(*_FIGURES.unpack(payload))
         self._before = here
-        known = self._known.values()
-        return {name: sum(getattr(one, name) for one in known) for name in Traffic.__dataclass_fields__}
+        known = [astuple(one) for one in self._known.values()]
+        return Traffic(*map(sum, zip(*known, strict=True)))

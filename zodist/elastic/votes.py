@@ -22,6 +22,13 @@ _LEAST_S = 3.0  # to fold a step and take the digest of it
 _LOOK_S = 0.01
 
 
+def differs(own: Vote, verdict: Verdict) -> bool:
+    """Whether a verdict finds the weights of who has voted so wrong."""
+    if not verdict.word or verdict.milestone != own.milestone:
+        return False
+    return not own.fresh if verdict.word == "contested" else own.digest != verdict.digest
+
+
 class Votes:
     """The digests after the newest milestone, by worker."""
 
@@ -58,10 +65,7 @@ class Votes:
 
     def right(self, vote: Vote) -> bool:
         """Whether results that came with this vote may count."""
-        verdict = self.verdict()
-        if not vote.milestone or vote.milestone != verdict.milestone or not verdict.word:
-            return True
-        return vote.fresh if verdict.word == "contested" else vote.digest == verdict.digest
+        return not differs(vote, self.verdict())
 
     def odd(self) -> list[int]:
         """Workers whose weights differ."""

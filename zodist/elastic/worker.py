@@ -15,45 +15,43 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zodist import journal_format, stopping
+from zodist import journal_format
 from zodist.crew import Rebuild
-from zodist.elastic.connection import Connection, Lost
+from zodist.elastic.connection import Lost
 from zodist.elastic.frames import Frame, Refused, Seal, Vote
 from zodist.elastic.keys import ROUND, Done, Turn, Verdict, What
+from zodist.elastic.team import Alone, Make, Team
 from zodist.elastic.traffic import Traffic
+from zodist.elastic.votes import differs
 from zodist.errors import ExchangeError, JournalError, WorkerLost
 from zodist.journal_format import Entry
 
 _SLICE_S = 2.0
 _BATCH_S = 0.05  # seconds of work that are claimed at once
 _GROUP = 64
+_ALONE = Alone()
 T = TypeVar("T")
 
 
 class Worker:
-    """A connection to the supervisor; see the module header.
+    """A connection to the supervisor; see the module header.  number: of this connection.  team: its processes."""
 
-    number: of this connection.  stopping: whether this worker or all were asked to stop.  sent, received: bytes.
-    """
-
-    def __init__(self, address: str, timeout_s: float, secret: bytes = b"") -> None:
+    def __init__(self, address: str, timeout_s: float, secret: bytes = b"", team: Team = _ALONE) -> None:
         self.number = 0
         self.position = 0  # rounds that this worker has folded, or is about to
-        self._outer, self._seal = Seal(secret), Seal(secret)
-        self._timeout_s = timeout_s
+        self._outer, self._seal, self._timeout_s = Seal(secret), Seal(secret), timeout_s
         self._vote, self._rebuilt = Vote(), 0
         self._lines: dict[int, bytes] = {}
-        self._records = 0
+        self._forward_s = self._gather_s = self._update_s = 0.0
         self._before = Traffic()  # of earlier connections
-        self._stop = False
-        self._item_s = 1.0
-        self._connection = Connection(address, timeout_s)
+        self._records, self._stop, self._item_s = 0, False, 1.0
+        self._team, self._connection = team, team.line(address, timeout_s)
         self._lasting(lambda: None if self.number else self._join())
 
     @property
     def stopping(self) -> bool:
         """Whether to leave after this step."""
-        return self._stop or bool(stopping.asked())
+        return self._stop or self._connection.stopping
 
     @property
     def sent(self) -> int:
@@ -103,17 +101,11 @@ class Worker:
         found: list[Entry] = []
 
         def more() -> None:
-            names = [f"{ROUND}{i}" for i in range(len(found), len(found) + _GROUP)]
-            while names:
-                if self._connection.has(f"{names[-1]}/done"):
-                    break
-                names = names[: len(names) // 2]
-            for name, data in zip(
-                names,
-                self._connection.get_all([f"{name}/done" for name in names]) if names else (),
-                strict=True,
-            ):
-                found.append(Done.of(self._opened(self._seal, data, f"{name}/done")).entry())
+            keys = [f"{ROUND}{i}/done" for i in range(len(found), len(found) + _GROUP)]
+            while keys and not self._connection.has(keys[-1]):
+                keys = keys[: len(keys) // 2]
+            for key, data in zip(keys, self._connection.get_all(keys) if keys else (), strict=True):
+                found.append(Done.of(self._opened(self._seal, data, key)).entry())
 
         count = -1
         while count != len(found):
@@ -157,9 +149,11 @@ class Worker:
         self._vote = Vote()
         return self._rebuilt
 
-    def round(self, what: What, make: Callable[[int], bytes]) -> np.ndarray:
+    def round(self, what: What, make: Make) -> np.ndarray:
         """The next round: float32 [items, losses] as published."""
+        began = time.monotonic() - self._forward_s
         done = self._collect(f"{ROUND}{self.position}", what, make)
+        self._gather_s += time.monotonic() - self._forward_s - began
         entry = done.entry()
         if (
             done.place != (what.step, what.round, what.lr, what.losses)
@@ -172,7 +166,7 @@ class Worker:
         self.position += 1
         return entry.values
 
-    def collect(self, name: str, count: int, size: int, make: Callable[[int], bytes]) -> list[bytes]:
+    def collect(self, name: str, count: int, size: int, make: Make) -> list[bytes]:
         """The payloads of all items, each of ``size`` bytes, in order; make: computes one."""
         payload = self._collect(name, What(count, size), make).payload
         return [payload[i * size : (i + 1) * size] for i in range(count)]
@@ -185,19 +179,24 @@ class Worker:
         """The last step is done."""
         self._lasting(lambda: self._connection.put("finished", b"1"))
 
-    def count(self) -> None:
-        """Say how many bytes this worker has sent and received."""
+    def count(self, update_s: float) -> None:
+        """Say how many bytes this worker has sent and received, and what it spent its time on.  update_s: see Traffic."""
+        self._update_s = update_s
         self._lasting(lambda: self._put(self._outer, "traffic", self._traffic().since(self._before)))
 
     def close(self) -> None:
         """Say goodbye and hang up."""
+        line = self._connection.own
+        if line is None:
+            return
+        self._connection = line  # the others of a group may not be there any more
         try:
             self._put(self._outer, "traffic", self._traffic().since(self._before))
-            self._connection.put(f"left/{self.number}", b"1")
-            self._connection.add("gone", 1)
+            line.put(f"left/{self.number}", b"1")
+            line.add("gone", 1)
         except Lost:
             pass  # nobody there to say it to
-        self._connection.close()
+        line.close()
 
     def _put(self, seal: Seal, kind: str, payload: bytes = b"") -> None:
         """What this worker says of itself."""
@@ -205,7 +204,8 @@ class Worker:
         self._connection.put(key, seal.close(Frame(key, 0, payload, self.number, vote=self._vote)))
 
     def _traffic(self) -> Traffic:
-        return Traffic(self.sent, self.received, self._records)
+        spent = self._forward_s, self._gather_s, self._update_s
+        return Traffic(self.sent, self.received, self._records, *spent)
 
     def _join(self) -> None:
         connection = self._connection
@@ -232,21 +232,21 @@ class Worker:
 
     def _lasting(self, action: Callable[[], T]) -> T:
         """The result of an action, made again as often as the supervisor goes away and comes back."""
+        away = False
         while True:
             try:
+                if away:
+                    self._again()
+                away = False
                 return action()
             except Lost:
-                while True:
-                    try:
-                        self._again()
-                        break
-                    except Lost:
-                        continue
+                away = True
 
     def _await(self, key: str) -> None:
-        end = time.monotonic() + self._timeout_s
+        waited_s = 0.0  # no clock is read: the processes of a team must all give up, or none
         while not self._connection.wait(key, _SLICE_S):
-            if time.monotonic() > end:
+            waited_s += _SLICE_S
+            if waited_s > self._timeout_s:
                 raise WorkerLost(
                     f"the supervisor at {self._connection.address} has not said {key!r} for {self._timeout_s:g} s; see "
                     "its output"
@@ -264,31 +264,33 @@ class Worker:
                 "the same exchange.key_file and version of zodist"
             ) from why
 
-    def _collect(self, name: str, what: What, make: Callable[[int], bytes]) -> Done:
+    def _collect(self, name: str, what: What, make: Make) -> Done:
         kept: dict[int, bytes] = {}  # results, ready to be posted again
         done = self._lasting(lambda: self._take_part(name, what, make, kept))
         self._heed(done.verdict)
         self._stop = self._stop or done.stop
         return done
 
-    def _take_part(self, name: str, what: What, make: Callable[[int], bytes], kept: dict[int, bytes]) -> Done:
+    def _take_part(self, name: str, what: What, make: Make, kept: dict[int, bytes]) -> Done:
         connection, finished = self._connection, f"{name}/done"
         if connection.has(finished):
             return self._done(finished)
         self._open(name, what)
         for item, frame in kept.items():
             connection.offer(f"{name}/item/{item}", frame)
-        needed, turn = range(what.count), 0
+        needed, turn, width = range(what.count), 0, self._team.width(name)
         while True:
-            batch = max(1, min(int(_BATCH_S / self._item_s), what.count // 16))
+            batch = max(width, min(int(_BATCH_S / self._item_s), what.count // 16))
             first = connection.add(f"{name}/claims/{turn}", batch) - batch
-            for item in needed[first : first + batch]:
+            claimed = needed[first : first + batch]
+            for items in (claimed[at : at + width] for at in range(0, len(claimed), width)):
                 if connection.has(finished):
                     return self._done(finished)
-                if item not in kept:
-                    kept[item] = self._computed(name, item, make)
+                if missing := [item for item in items if item not in kept]:
+                    kept |= self._computed(name, missing, width, what.size, make)
                 if not connection.has(finished):  # it may have taken long
-                    connection.offer(f"{name}/item/{item}", kept[item])
+                    for item in items:
+                        connection.offer(f"{name}/item/{item}", kept[item])
             if first + batch < len(needed):
                 continue
             turn += 1
@@ -296,20 +298,21 @@ class Worker:
                 if connection.has(finished):
                     return self._done(finished)
                 self._announce(name, what)  # whoever opened it may have died before saying so
-            said = Turn.of(
-                self._opened(self._seal, connection.get(f"{name}/turn/{turn}"), f"{name}/turn/{turn}")
-            )
+            said = Turn.of(self._read(self._seal, f"{name}/turn/{turn}"))
             self._heed(said.verdict)
             if not said.needed:
                 return self._done(finished)
             needed = said.needed
 
-    def _computed(self, name: str, item: int, make: Callable[[int], bytes]) -> bytes:
-        began = time.monotonic()
-        payload = make(item)
-        self._item_s = max(time.monotonic() - began, 1e-6)
-        self._records += len(payload) if name.startswith(ROUND) else 0
-        return self._seal.close(Frame(name, item, payload, self.number, self._item_s, self._vote))
+    def _computed(self, name: str, items: list[int], width: int, size: int, make: Make) -> dict[int, bytes]:
+        payloads, seconds = self._team.compute(items, width, size, make)
+        self._item_s = max(seconds, 1e-6)
+        if name.startswith(ROUND):
+            self._records += sum(map(len, payloads))
+            self._forward_s += self._item_s
+        who = (self.number, self._item_s, self._vote)
+        made = (Frame(name, *each, *who) for each in zip(items, payloads, strict=True))
+        return {frame.item: self._seal.close(frame) for frame in made}
 
     def _open(self, name: str, what: What) -> None:
         """Make sure that the collection is open, and that all mean the same by it."""
@@ -330,16 +333,12 @@ class Worker:
         connection.put(key, self._seal.close(Frame(key, 0, name.encode(), self.number)))
 
     def _done(self, key: str) -> Done:
-        return Done.of(self._opened(self._seal, self._connection.get(key), key))
+        return Done.of(self._read(self._seal, key))
 
     def _heed(self, verdict: Verdict) -> None:
         """What the digests say about this worker's weights."""
         own = self._vote
-        if not verdict.word or verdict.milestone != own.milestone:
-            return
-        if verdict.word == "contested" and own.fresh:
-            return
-        if verdict.word == "agreed" and verdict.digest == own.digest:
+        if not differs(own, verdict):
             return
         if own.fresh:
             raise ExchangeError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zodist.report.course import ANSWER, UPDATE, Crew, Phases
+from zodist.report.course import SECONDS, Crew, Phases
 from zodist.report.picture import running_mean
 from zodist.report.recorded import AXES, Run
 from zodist.report.slopes import Slopes, common_part, signal_to_noise
@@ -94,17 +94,19 @@ def curves(runs: Sequence[Run], axis: str) -> bytes | None:
 
 
 def phases(found: Phases) -> bytes:
-    """Seconds of the steps whose phases were written, answer below, update on top."""
+    """Seconds of a step, forward passes below, the update on top."""
     figure = _figure(2.4)
     axes = figure.subplots()
     keep = _thinned(len(found.steps))
-    steps, answer, update = found.steps[keep], found.answer[keep], found.update[keep]
+    steps, parts = found.steps[keep], found.each[keep].T
     if len(steps) > 1:
-        axes.stackplot(steps, answer, update, colors=COLORS[:2], alpha=0.75, labels=(ANSWER, UPDATE))
+        axes.stackplot(steps, *parts, colors=COLORS[: len(parts)], alpha=0.75, labels=[*SECONDS])
     else:
-        axes.bar(steps, answer, 0.5, color=COLORS[0], label=ANSWER)
-        axes.bar(steps, update, 0.5, bottom=answer, color=COLORS[1], label=UPDATE)
-    axes.set(xlabel="steps", ylabel="seconds of a step")
+        for name, part, below, color in zip(
+            SECONDS, parts, parts.cumsum(axis=0) - parts, COLORS, strict=False
+        ):
+            axes.bar(steps, part, 0.5, bottom=below, color=color, label=name)
+    axes.set(xlabel="steps", ylabel="worker seconds of a step" if found.together else "seconds of a step")
     axes.set_ylim(bottom=0)
     _legend(axes)
     return _svg(figure)

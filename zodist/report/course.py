@@ -14,39 +14,55 @@ from zodist.report.recorded import Run
 class Phases:
     """Seconds of a run.
 
-    steps, answer, update: the steps whose phases were written, and their seconds.  total: by phase, over all sessions;
-    answer and update share the seconds of all steps as they do in the written ones; rest is None where it was not counted.
+    steps: int64 [S], the last steps of stretches between lines of timings.jsonl.  each: float64 [S, 3], seconds of a step in
+    the stretch: forward, exchange, update.  total: by phase, over all sessions.  together: whether the seconds are those of
+    all workers added up, as in elastic runs, or those of worker 0; only of one worker there is a rest.
     """
 
     steps: np.ndarray
-    answer: np.ndarray
-    update: np.ndarray
+    each: np.ndarray
     total: dict[str, float]
+    together: bool
 
 
-ANSWER, UPDATE, REST = "answer", "update", "rest"
+FORWARD, EXCHANGE, UPDATE, REST = "forward", "exchange", "update", "rest"
+SECONDS = {FORWARD: "forward_s", EXCHANGE: "gather_s", UPDATE: "update_s"}
 MEANING = {
-    ANSWER: "forward passes of one's own share, waiting for the others, exchange, journal",
+    FORWARD: "forward passes of a worker's own share",
+    EXCHANGE: "waiting for slower workers, and the exchange of records",
     UPDATE: "the method's arithmetic and the move of the weights",
-    REST: "replay after a start, evaluations, digests, snapshots",
+    REST: "journal, replay after a start, evaluations, digests, snapshots",
 }
 
 
 def phases(run: Run) -> Phases | None:
-    """The phases of a run; None where no step's were written."""
-    lines = [line for line in run.timings if "answer_s" in line]
-    if not lines:
+    """The phases of a run; None where they were not written."""
+    steps: list[int] = []
+    each: list[np.ndarray] = []
+    whole = np.zeros(len(SECONDS))
+    together = False
+    for session in run.sessions:
+        done = 0
+        last = before = np.zeros(len(SECONDS))
+        for line in session:
+            if not all(name in line for name in SECONDS.values()):
+                continue
+            now = np.array([line[name] for name in SECONDS.values()], float)
+            # An elastic run's supervisor takes no steps, so none of them is a replayed one.
+            count = line.get("trained", line["step"] - session[0]["step"])
+            together = together or "trained" not in line
+            if count > done:
+                steps.append(line["step"])
+                each.append((now - before) / (count - done))
+                done, before = count, now
+            last = now
+        whole += last
+    if not steps:
         return None
-    step = np.array([line["step"] for line in lines])
-    answer, update = (np.array([line[f"{name}_s"] for line in lines], float) for name in (ANSWER, UPDATE))
-    last = [[line for line in session if "trained_s" in line][-1:] for session in run.sessions]
-    total: dict[str, float] = {}
-    if any(last) and answer.sum() + update.sum() > 0:
-        stepping = math.fsum(found[0]["trained_s"] for found in last if found)
-        share = float(answer.sum() / (answer.sum() + update.sum()))
-        total = {ANSWER: stepping * share, UPDATE: stepping * (1 - share)}
-        total[REST] = max(0.0, (run.seconds or 0.0) - stepping)
-    return Phases(step, answer, update, total)
+    total = dict(zip(SECONDS, whole.tolist(), strict=True))
+    if not together:
+        total[REST] = max(0.0, (run.seconds or 0.0) - math.fsum(total.values()))
+    return Phases(np.array(steps, np.int64), np.stack(each), total, together)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,18 +120,14 @@ def _phases(run: Run) -> list[str]:
     if found is None:
         return []
     parts = ["<h3>Phases</h3>"]
-    if found.total:
-        whole = sum(found.total.values()) or 1.0
-        rows = [
-            [name, duration(spent), f"{spent / whole:.1%}", MEANING[name]]
-            for name, spent in found.total.items()
-        ]
-        parts.append(table(("phase", "time", "share", "what it is"), rows))
+    whole = sum(found.total.values()) or 1.0
+    rows = [
+        [name, duration(spent), f"{spent / whole:.1%}", MEANING[name]] for name, spent in found.total.items()
+    ]
+    parts.append(table(("phase", "time", "share", "what it is"), rows))
     parts.append(image(charts.phases(found), "svg+xml", "seconds of a step by phase"))
-    parts.append(
-        f"<p>{len(found.steps)} steps wrote their phases; the shares of the other steps are taken to be theirs.</p>"
-    )
-    return parts
+    whose = "All workers' seconds, added up." if found.together else "Seconds of worker 0."
+    return [*parts, f"<p>{whose} A point of the picture is a mean over the steps since the one before.</p>"]
 
 
 def _workers(run: Run) -> list[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zodist.report.course import crew
+from zodist.report.course import MEANING, crew
 from zodist.report.picture import running_mean
 from zodist.report.recorded import DIAGNOSIS, Run, differing
 from zodist.report.summary import duration, figures, row, slope_words
@@ -44,7 +44,7 @@ def show(runs: Sequence[Run], console: Console) -> None:
             table_rows |= slope_words(one["slopes"])
         whole = sum(one["phases"].values()) or 1.0
         for name, spent in one["phases"].items():
-            table_rows[f"phase {name}"] = f"{duration(spent)}, {spent / whole:.0%}"
+            table_rows[f"phase {name}"] = f"{duration(spent)}, {spent / whole:.0%}: {MEANING[name]}"
         table_rows["diagnosis"] = _diagnosed(run)
         for head, text in table_rows.items():
             table.add_row(escape(head), escape(text))

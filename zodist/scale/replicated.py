@@ -69,7 +69,7 @@ class ZerothOrder:
             self.journal.close()
         self._folder.cleanup()
 
-    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray]) -> np.ndarray:
+    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray], places: object) -> np.ndarray:
         if probes[0].examples:
             return np.stack([self.evaluator.single_losses(probe, [self.batch]) for probe in probes])
         return self.evaluator.group_losses([probe.points for probe in probes], [[self.batch]] * len(probes))

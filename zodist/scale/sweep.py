@@ -1,7 +1,8 @@
 """All cells of a sweep, in turn: one line of OUT/cells.jsonl for each, so that the same command goes on after an end.
 
 Workers are started once for each number of them, and connected anew for each link.  A cell that fails is a line as well,
-with its error; it is tried again by the next call.
+with its error; it is tried again by the next call.  Lines are only ever added, so that several jobs may share a folder; of
+a cell's lines the last counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from zodist.errors import ExchangeError
 from zodist.journal import make_folder
-from zodist.metrics import read_lines, write_whole
+from zodist.metrics import read_lines
 from zodist.scale.cell import Cell, Link
 from zodist.scale.crew import Crew
 from zodist.scale.network import Loopback, Namespaces, Network
@@ -26,15 +27,20 @@ CELLS = "cells.jsonl"
 
 
 class Results:
-    """The lines of a folder, without cells that failed and those left out that a higher limit_s allows now."""
+    """The lines of a folder: the last of each cell, without those that failed or that a higher limit_s allows now."""
 
     def __init__(self, out: Path, limit_s: float = 0.0) -> None:
         make_folder(out)
         self.path = out / CELLS
-        found = [line for line in read_lines(self.path) if "error" not in line]
-        self.lines = [line for line in found if "skipped" not in line or line["bound_s"] > limit_s]
-        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        self._done = {Cell.of(line).key for line in self.lines}
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            self._append("\n")  # behind a torn line
+        last = {Cell.of(line).key: line for line in read_lines(self.path)}
+        kept = {
+            key: line
+            for key, line in last.items()
+            if "error" not in line and ("skipped" not in line or line["bound_s"] > limit_s)
+        }
+        self.lines, self._done = list(kept.values()), set(kept)
 
     def left(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells that have no line yet."""
@@ -44,10 +50,13 @@ class Results:
         """Write a cell's line."""
         measured = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {**cell.plain(), **figures, "measured": measured}
-        with self.path.open("a", encoding="ascii") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append(json.dumps(line) + "\n")
         self.lines.append(line)
         self._done.add(cell.key)
+
+    def _append(self, text: str) -> None:
+        with self.path.open("a", encoding="ascii") as file:
+            file.write(text)
 
 
 def sweep(

@@ -1,23 +1,88 @@
-"""The weights of a model folder, read tensor by tensor and, of a tensor, only the part that is wanted."""
+"""The weights of a model folder, read tensor by tensor and, of a tensor, only the part that is wanted.
+
+safetensors files are read and not mapped: the package maps a whole file as private memory, which a limit on a process's
+memory counts.  Checkpoints of torch.save are mapped by torch, with the unpickler that takes tensors and nothing else.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from zodist.errors import ModelError
+from zodist.snapshot import DTYPES
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+SAVED, PICKLED = "model.safetensors", "pytorch_model.bin"
+_PIECE, _LONGEST = (
+    1 << 22,
+    100_000_000,
+)  # bytes read at a time; of a header, the limit of the safetensors package
+_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class _File(ABC):
+    """One file of weights."""
+
+    @abstractmethod
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What it holds."""
+
+    @abstractmethod
+    def read_(self, key: str, first: int, out: torch.Tensor) -> None:
+        """Fill a flat tensor with numbers of one of its tensors from ``first`` on, in the dtype and on the device of out."""
+
+
+@final
+class _Safetensors(_File):
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("rb")
+        length = int.from_bytes(self._file.read(8), "little")
+        if length > _LONGEST:
+            raise ValueError("its header is too long")
+        self._begin = 8 + length
+        self._entries = json.loads(self._file.read(length))
+        self._entries.pop("__metadata__", None)
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {key: tuple(entry["shape"]) for key, entry in self._entries.items()}
+
+    def read_(self, key: str, first: int, out: torch.Tensor) -> None:
+        entry = self._entries[key]
+        dtype = _BY_NAME[entry["dtype"]]
+        staged = torch.empty(min(_PIECE // dtype.itemsize, out.numel()), dtype=dtype)
+        words = memoryview(staged.view(torch.uint8).numpy())
+        self._file.seek(self._begin + entry["data_offsets"][0] + first * dtype.itemsize)
+        for start in range(0, out.numel(), len(staged)):
+            count = min(len(staged), out.numel() - start)
+            size = count * dtype.itemsize
+            if self._file.readinto(words[:size]) != size:
+                raise EOFError(f"it ends within {key!r}")
+            out[start : start + count].copy_(staged[:count])
+
+
+@final
+class _Pickled(_File):
+    def __init__(self, path: Path) -> None:
+        if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):
+            raise ValueError("torch below 2.6 may run code that such a file hides, CVE-2025-32434")
+        self._tensors: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {key: tuple(value.shape) for key, value in self._tensors.items()}
+
+    def read_(self, key: str, first: int, out: torch.Tensor) -> None:
+        out.copy_(self._tensors[key].reshape(-1)[first : first + out.numel()])
 
 
 @final
 class WeightFiles:
-    """The safetensors files of a Hugging Face model.
+    """The weights of a Hugging Face model: model.safetensors, else pytorch_model.bin, each in one file or by its index.
 
     folder: where they lie.  name: the model's, for messages.  prefix: of the base model's parameters, which some
     checkpoints leave out.
@@ -25,38 +90,46 @@ class WeightFiles:
 
     def __init__(self, folder: Path, name: str, prefix: str) -> None:
         self.folder, self.name, self.prefix = folder, name, prefix
-        self._open: dict[str, Any] = {}
-        try:
-            if (folder / INDEX).exists():
-                self._file_of = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
-            else:
-                self._file_of = {key: SINGLE for key in self._opened(SINGLE).keys()}
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelError(
-                f"{name!r} has no {SINGLE} that can be read in parts ({error}); load it with transformers once and write "
-                "it anew with save_pretrained"
-            ) from error
+        self._open: dict[str, _File] = {}
+        for single in (SAVED, PICKLED):
+            index = folder / f"{single}.index.json"
+            if index.exists():
+                try:
+                    self._file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    raise self._unreadable(index.name, error) from error
+                return
+            if (folder / single).exists():
+                self._file_of = dict.fromkeys(self._opened(single).shapes(), single)
+                return
+        raise ModelError(
+            f"{name!r} has neither {SAVED} nor {PICKLED}, in one file or with an index; load it with transformers once and "
+            "write it anew with save_pretrained"
+        )
 
-    def part(
-        self, name: str, shape: tuple[int, ...], first: int, stop: int, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """Numbers first .. stop - 1 of a parameter seen flat, in a dtype; only the rows that hold them are read.
+    def read_(self, name: str, shape: tuple[int, ...], first: int, out: torch.Tensor) -> None:
+        """Fill a flat tensor with the numbers of a parameter, seen flat, from ``first`` on; no others are read.
 
-        Raises ModelError where the files lack the parameter, or have another shape for it.
+        Raises ModelError where the files lack the parameter, have another shape for it, or cannot be read.
         """
         key = self._key(name)
-        whole = self._opened(self._file_of[key]).get_slice(key)
-        if tuple(whole.get_shape()) != shape:
+        place = self._file_of[key]
+        file = self._opened(place)
+        found = file.shapes().get(key)
+        if found != shape:
             raise ModelError(
-                f"{self.name!r}: {key!r} has shape {tuple(whole.get_shape())} in the files and {shape} in the model; "
-                "write it anew with save_pretrained"
+                f"{self.name!r}: {key!r} has shape {found} in the files and {shape} in the model; write it anew with "
+                "save_pretrained"
             )
-        if stop <= first:
-            return torch.empty(0, dtype=dtype)
-        row = math.prod(shape[1:])
-        top = first // row
-        rows = whole[top : -(-stop // row)].reshape(-1)
-        return rows[first - top * row : stop - top * row].to(dtype)
+        if first + out.numel() > math.prod(shape):
+            raise ValueError(
+                f"{name} has {math.prod(shape)} numbers, asked for those up to {first + out.numel()}"
+            )
+        if out.numel():
+            try:
+                file.read_(key, first, out)
+            except (OSError, EOFError, KeyError) as error:
+                raise self._unreadable(place, error) from error
 
     def _key(self, name: str) -> str:
         for key in (name, name.removeprefix(f"{self.prefix}."), f"{self.prefix}.{name}"):
@@ -67,7 +140,20 @@ class WeightFiles:
             "with save_pretrained"
         )
 
-    def _opened(self, file: str) -> Any:
+    def _opened(self, file: str) -> _File:
         if file not in self._open:
-            self._open[file] = safe_open(self.folder / file, framework="pt", device="cpu")
+            kind = _Pickled if file.endswith(".bin") else _Safetensors
+            try:
+                self._open[file] = kind(self.folder / file)
+            except (
+                Exception
+            ) as error:  # of the disk, of JSON, or whatever torch finds in a file that is no checkpoint
+                raise self._unreadable(file, error) from error
         return self._open[file]
+
+    def _unreadable(self, file: str, error: Exception) -> ModelError:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        return ModelError(
+            f"{self.name!r}: {file} cannot be read in parts ({why}); load the model with transformers once and write it "
+            "anew with save_pretrained"
+        )

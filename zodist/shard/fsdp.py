@@ -13,6 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from zodist.shard.files import WeightFiles
+from zodist.shard.gathering import Gather
 from zodist.shard.held import Cut, Held, Place, chunk, places_of, put
 from zodist.shard.mesh import Mesh
 from zodist.shard.settings import Shard
@@ -39,7 +40,9 @@ def shard(
             if name is not None:
                 put(places[name], _rows(name, tuple(value.shape), files, mesh, dtype, device))
         if mesh.size > 1:  # in a group of one, what it gathers has no version in torch's inference mode
-            fully_shard(unit, mesh=group, reshard_after_forward=True)
+            cut: Any = fully_shard(unit, mesh=group, reshard_after_forward=True)
+            if device.type == "cpu" and hasattr(cut, "set_custom_all_gather"):  # torch 2.9
+                cut.set_custom_all_gather(Gather())
     return Cut([_held(name, mesh, at) for name, at in places.items()])
 
 
@@ -60,7 +63,7 @@ def _rows(
     """A tensor of the whole shape whose own rows are read; memory for the others is never touched."""
     first, stop = (row * math.prod(shape[1:]) for row in chunk(shape[0], mesh.size, mesh.place))
     whole = torch.empty(shape, dtype=dtype, device=device)
-    whole.view(-1)[first:stop] = files.part(name, shape, first, stop, dtype)
+    files.read_(name, shape, first, whole.view(-1)[first:stop])
     return whole
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, final
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore
@@ -61,12 +62,16 @@ class ShardGroup:
                 f"within {timeout_s:g} s; see if each has started and reaches it, or raise exchange.timeout_s"
             ) from error
 
-    def all_gather(self, number: int) -> list[int]:
-        """A 64-bit number of every worker of the group, in their order."""
-        own = torch.tensor([number - (1 << 64) if number >= 1 << 63 else number])
+    def all_gather(self, payload: bytes) -> list[bytes]:
+        """The payloads of the workers of the group, of equal length, in their order."""
+        own = torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
         found = [torch.empty_like(own) for _ in range(self.mesh.size)]
         dist.all_gather(found, own)
-        return [int(x) % (1 << 64) for x in found]
+        return [each.numpy().tobytes() for each in found]
+
+    def numbers(self, number: int) -> list[int]:
+        """A 64-bit number of every worker of the group, in their order."""
+        return [int.from_bytes(found, "little") for found in self.all_gather(number.to_bytes(8, "little"))]
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """Workers of a shard group run the same number of forwards, whatever each of them has to evaluate.
 
 A forward gathers every layer from all of the group, so a worker that has no probe left must run along while another has.
-Before a forward a worker says that it runs one; before it talks to the other replicas it says that it has none left, and
-runs idle ones until the whole group says so.
+Before a forward a worker says that it runs one; before it talks to others it says that it has none left, and runs idle
+ones until the whole group says so.
 """
 
 from __future__ import annotations
@@ -17,12 +17,25 @@ from zodist.shard.group import ShardGroup
 
 @final
 class Lockstep:
-    """The agreement of one group."""
+    """The agreement of one group.  worker, workers: this one's place in it, and its size."""
 
     def __init__(self, group: ShardGroup) -> None:
         self.group = group
         self._model: Any = None
         self._idling = False
+
+    @property
+    def worker(self) -> int:
+        return self.group.mesh.place
+
+    @property
+    def workers(self) -> int:
+        return self.group.mesh.size
+
+    def all_gather(self, payload: bytes) -> list[bytes]:
+        """The payloads of the group, once nobody in it has a forward left; see zodist.exchange.AllGather."""
+        self.arrive()
+        return self.group.all_gather(payload)
 
     def follow(self, model: Any) -> None:
         """Announce every forward of a model, before its own hooks gather anything."""
@@ -31,11 +44,11 @@ class Lockstep:
 
     def _announce(self, module: Any, inputs: Any) -> None:
         if not self._idling:
-            self.group.all_gather(1)
+            self.group.numbers(1)
 
     def arrive(self) -> None:
         """Run along until nobody in the group has a forward left."""
-        while any(self.group.all_gather(0)):
+        while any(self.group.numbers(0)):
             self._idle()
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -12,7 +13,9 @@ import torch
 from zodist import params, snapshot
 from zodist.config import Config
 from zodist.direction import Law
-from zodist.exchange import Exchange
+from zodist.errors import SnapshotError
+from zodist.evaluate import Gather
+from zodist.exchange import Exchange, collect
 from zodist.launcher import start
 from zodist.model import device_of
 from zodist.params import Param
@@ -35,6 +38,8 @@ class Shards:
     """The model of a configuration, held in parts by a group of workers.
 
     exchange: that of the run, which now waits until the whole group has no forward left; the run must use this one.
+    gather: shares out the pieces of a batch within the group; None: every worker evaluates whole batches.  each: workers
+    that evaluate a probe between them.
     """
 
     def __init__(self, config: Config, exchange: Exchange) -> None:
@@ -47,6 +52,9 @@ class Shards:
         self.group = ShardGroup(at, exchange, config.exchange.timeout_s, cuda=cuda)
         self.lockstep = Lockstep(self.group)
         self.exchange = SteppingExchange(exchange, self.lockstep)
+        divided = config.shard.share == "batch"
+        self.gather: Gather | None = partial(collect, self.lockstep) if divided else None
+        self.each = at.size if divided else 1
         self.held: dict[str, Held] = {}
 
     def load(self, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase, str]:
@@ -78,7 +86,7 @@ class Shards:
 
     def digest(self, own: int) -> int:
         """The digest of the whole weights, from every worker's digest of its ranges."""
-        return sum(self.group.all_gather(own)) % (1 << 64)
+        return sum(self.group.numbers(own)) % (1 << 64)
 
     def _fingerprint(self) -> str:
         """The number that zodist.params.fingerprint has for the whole model."""
@@ -96,17 +104,29 @@ class Shards:
         run: str,
         keep: int,
         rounds: int,
-    ) -> None:
-        """A snapshot in parts, by the first replica: each of its workers writes the ranges that it holds."""
+    ) -> Path | None:
+        """A snapshot in parts, by the first replica: each of its workers writes the ranges that it holds.
+
+        Returns the path of this worker's part, if it has written one.  Raises SnapshotError, on all of the group, where one
+        cannot write.
+        """
         if self.group.mesh.replica:
-            return
+            return None
         tensors = state()
         origins = {name: self.held[name.rpartition("/")[2]].origin for name in tensors if self._is_cut(name)}
         part = Part(self.group.mesh.place, self.group.mesh.size, origins)
-        snapshot.write(folder, step, tensors, run, rounds, part)
-        self.group.all_gather(0)  # older ones go when all parts of this one are there
+        path, why = None, None
+        try:
+            path = snapshot.write(folder, step, tensors, run, rounds, part)
+        except SnapshotError as error:
+            why = error
+        if any(self.group.numbers(int(path is None))):  # older ones go when all parts of this one are there
+            raise why or SnapshotError(
+                f"another worker of the shard group could not write its part of step {step}"
+            )
         if part.number == 0:
             snapshot.prune(folder, step, keep)
+        return path
 
     def own(self, tensors: Tensors) -> Mapping[str, torch.Tensor]:
         """Of a snapshot's tensors, the ranges that are held here."""

@@ -59,8 +59,12 @@ def _folder(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        found = Path(snapshot_download(name, allow_patterns=patterns))
+        if not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(name, allow_patterns=[*patterns, "pytorch_model*.bin"]))
+        return found
     except Exception as error:  # of the network, the cache, or the hub
         raise ModelError(
             f"the model {name!r} cannot be fetched: {str(error).splitlines()[0]}; check the name and the network, or "

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from zodist.shard.files import WeightFiles
+from zodist.shard.gathering import gather
 from zodist.shard.held import Cut, Held, chunk, places_of, put
 from zodist.shard.mapped import mapped
 from zodist.shard.mesh import Mesh
@@ -44,7 +45,7 @@ def shard(
         shape = tuple(module._parameters[key].shape)  # type: ignore[union-attr]
         whole = torch.empty(shape, dtype=dtype, device=device)
         if mesh.place == 0:
-            whole.view(-1).copy_(files.part(name, shape, 0, whole.numel(), dtype))
+            files.read_(name, shape, 0, whole.view(-1))
         param: Any = put(at, whole)
         del whole
         if first is None:
@@ -93,4 +94,6 @@ def _library(device: torch.device) -> Any:
     # An all-reduce inside a host, which nothing here calls; it would be compiled at the first start, with g++ and ninja.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=dist.get_backend())
+    if device.type == "cpu":
+        deepspeed.comm.comm.cdb.all_gather_function = gather
     return deepspeed
