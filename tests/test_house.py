@@ -221,7 +221,10 @@ def test_no_number_comes_from_a_stream(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=short)
 def test_nothing_is_pickled(path: Path) -> None:
-    """Files and messages are data, never code; the *_object collectives of torch pickle as well."""
+    """Files and messages are data, never code; the *_object collectives of torch pickle as well.
+
+    torch's own reader of its old checkpoints takes tensors alone where it is told to.
+    """
     pickles = {
         name
         for name in imports(path)
@@ -230,6 +233,9 @@ def test_nothing_is_pickled(path: Path) -> None:
     assert not pickles, f"{short(path)} imports {sorted(pickles)}"
     for line, last, full in attributes(path):
         pickled = full in {"torch.load", "torch.save"} or last.endswith(("gather_object", "object_list"))
+        pickled = (
+            pickled and "weights_only=True" not in path.read_text(encoding="utf-8").splitlines()[line - 1]
+        )
         assert not pickled, f"{short(path)}:{line}: {full} pickles"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ from zodist.forward import Evaluator
 from zodist.launcher import start
 from zodist.methods import METHODS, Probe
 from zodist.model import device_of, load_model
+from zodist.objective.aim import Objective, objective_of
+from zodist.objective.judged import judged
+from zodist.objective.reward import Reward
 from zodist.params import Param
 from zodist.prefix import FrozenPrefix
 from zodist.quantise import quantise_
@@ -40,7 +43,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Parts:
-    """What one worker works with.  padding: why batches are padded; "" if they are packed."""
+    """What one worker works with.
+
+    padding: why batches are padded; "" if they are packed.  objective: what a point's number is, if not the loss.
+    """
 
     config: Config
     model: Any
@@ -52,6 +58,7 @@ class Parts:
     states: dict[bytes, torch.Tensor]
     padding: str
     shards: Shards | None = None
+    objective: Objective | None = None
 
     def replica(self) -> Replica:
         """The state machine, at step 0 with the base weights."""
@@ -83,28 +90,41 @@ class Parts:
         )
 
     def losses(
-        self, evaluator: Evaluator, probes: Sequence[Probe], indices: Sequence[np.ndarray]
+        self,
+        evaluator: Evaluator,
+        probes: Sequence[Probe],
+        indices: Sequence[np.ndarray],
+        places: Sequence[tuple[int, int]],
     ) -> np.ndarray:
         """Mean losses of the points of some probes, each on training examples of its own: float64 [probes, k].
 
+        places: the step and data lane of each, which address what an objective draws.
         Points of single examples go probe by probe: their forward is already as large as the examples are many, and the
         noise that all of them share is drawn once for a probe.
         """
+        if self.objective is not None:
+            return self.objective.values(evaluator, probes, [self.pieces(own) for own in indices], places)
         batches = [self.batches(chosen) for chosen in indices]
         if probes[0].examples:
             return np.stack([evaluator.single_losses(*each) for each in zip(probes, batches, strict=True)])
-        return evaluator.group_losses([probe.points for probe in probes], batches)
+        gather = None if self.shards is None else self.shards.gather
+        return evaluator.group_losses([probe.points for probe in probes], batches, gather)
 
     def score(self, evaluator: Any, examples: Sequence[Example], gather: Gather) -> Score:
         """Evaluate the weights as they are; gather: see zodist.evaluate."""
-        return evaluate(evaluator, self.task, examples, gather)
+        found = evaluate(evaluator, self.task, examples, gather)
+        return found if self.objective is None else replace(found, aim=self.objective.aim(found))
 
     def batches(self, indices: np.ndarray) -> list[Batch]:
+        """The rows of some training examples, in pieces of examples_per_forward."""
+        return [self.task.batch(piece) for piece in self.pieces(indices)]
+
+    def pieces(self, indices: np.ndarray) -> list[list[Example]]:
         """Some training examples, in pieces of examples_per_forward."""
         # Examples of equal length share a forward: less padding.  Sorting is stable, so the order is the indices' alone.
         chosen = sorted((self.task.train[int(i)] for i in indices), key=lambda e: len(e.tokens))
         piece = self.config.batch.examples_per_forward or len(chosen)
-        return [self.task.batch(chosen[i : i + piece]) for i in range(0, len(chosen), piece)]
+        return [chosen[i : i + piece] for i in range(0, len(chosen), piece)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -158,6 +178,7 @@ def replica_of(config: Config, chosen: Sequence[Param], *, parallel: bool = Fals
         steps=c.run.steps,
         data_lanes=c.batch.data_lanes,
         clip=c.rule.clip,
+        shaping=c.rule.shaping,
     )
 
 
@@ -167,11 +188,12 @@ def load_parts(
     loaded: Loaded | None = None,
     begun: Mapping[str, Any] | None = None,
     shards: Shards | None = None,
+    reward: Reward | None = None,
 ) -> Parts:
     """Everything that a configuration names.
 
     loaded: its model, with the base weights, and its task, if at hand.  begun: the header of the run's journal, if any.
-    shards: who holds the model in parts, if [shard] says so.
+    shards: who holds the model in parts, if [shard] says so.  reward: the objective's, if it is at hand.
     """
     c = config
     if shards is not None:
@@ -183,8 +205,9 @@ def load_parts(
         model = attached(found.model, c.model.adapter, c.adapter, c.run.seed)
         chosen = params.collect(model, c.model.train, master=c.model.master == "float32")
         quantise_(model, chosen, c.model.quantise)
-    held = model, found.tokenizer, found.task, chosen, found.fingerprint
-    return Parts(c, *held, threads > 1, found.states, _padding(config, model, begun), shards)
+    task = judged(found.task, c, reward)
+    held = model, found.tokenizer, task, chosen, found.fingerprint, threads > 1, found.states
+    return Parts(c, *held, _padding(config, model, begun), shards, objective_of(c, task))
 
 
 def _padding(config: Config, model: Any, begun: Mapping[str, Any] | None) -> str:

@@ -12,12 +12,12 @@ from zodist.average import Average
 from zodist.config import Config
 from zodist.errors import ConfigError, SnapshotError, TaskError
 from zodist.evaluate import evaluate
+from zodist.exchange import collect
 from zodist.launcher import start
 from zodist.replay import check, fold, open_run
 from zodist.shard.joined import joined
 from zodist.tasks.score import Score
 from zodist.threads import budget, cores, set_threads
-from zodist.together import collect
 
 
 def assess(

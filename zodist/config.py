@@ -10,19 +10,21 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
-from zodist import early
+from zodist import early, robust
 from zodist.adapter import settings as adapters
 from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
 from zodist.config_section import Count, Expression, Finite, Positive, Section, Text
 from zodist.config_text import key_text, value_text
 from zodist.errors import ConfigError
-from zodist.robust import LEAST_LANES, Clip
-from zodist.shard.settings import Shard, contradiction
+from zodist.objective import settings as objectives
+from zodist.shaping import Shaping
+from zodist.shard import settings as shards
 
 
 class Run(Section):
@@ -75,7 +77,7 @@ class Method(Section):
 
 
 class Rule(Section):
-    """[rule]: how an estimate changes the weights, and the course of the rate.  clip: see robust.py."""
+    """[rule]: how an estimate changes the weights, and the course of the rate.  clip, shaping: see robust.py, shaping.py."""
 
     name: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     lr: Annotated[Finite, Field(gt=0)]
@@ -85,7 +87,8 @@ class Rule(Section):
     weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Count = 0
-    clip: Clip = "none"
+    clip: robust.Clip = "none"
+    shaping: Shaping = "none"
 
     @model_validator(mode="after")
     def _every_key_is_used(self) -> Rule:
@@ -161,19 +164,18 @@ class Config(Section):
     batch: Batch
     exchange: Exchange
     output: Output
-    shard: Shard
+    shard: shards.Shard
     adapter: adapters.Adapter
+    objective: objectives.Objective
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
-        rule, lanes = self.rule, self.batch.data_lanes
+        rule = self.rule
         if rule.warmup > self.run.steps:
             raise ValueError(f"rule.warmup = {rule.warmup} must be <= run.steps = {self.run.steps}")
-        if rule.clip in ("trimmed", "median") and lanes < LEAST_LANES:
-            need = f"compares a probe's data lanes; set batch.data_lanes = {LEAST_LANES} or more, not {lanes}"
-            raise ValueError(f"rule.clip = {rule.clip!r} {need}, or rule.clip = 'mad'")
-        if why := contradiction(self) or adapters.contradiction(self) or early.contradiction(self):
-            raise ValueError(why)
+        for part in (robust, shards, adapters, early, objectives):
+            if why := part.contradiction(self):
+                raise ValueError(why)
         return self
 
     def to_toml(self) -> str:
@@ -201,10 +203,12 @@ class Config(Section):
         tables = self.plain()
         for decided in ("packed", "probes_per_forward"):
             del tables["batch"][decided]
-        if self.rule.clip == "none":
-            del tables["rule"]["clip"]  # absent from journals of versions that could not
-        adapter = {"adapter": adapters.identity(self)} if self.model.adapter else {}
-        return {name: tables[name] for name in ("method", "rule", "batch")} | adapter
+        for key in ("clip", "shaping"):
+            if tables["rule"][key] == "none":
+                del tables["rule"][key]  # absent from journals of versions that could not
+        more = {"adapter": adapters.identity(self)} if self.model.adapter else {}
+        more |= {} if self.objective.kind == "loss" else {"objective": objectives.identity(self)}
+        return {name: tables[name] for name in ("method", "rule", "batch")} | more
 
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -216,8 +220,9 @@ _SECTIONS: dict[str, type[Section]] = {
     "batch": Batch,
     "exchange": Exchange,
     "output": Output,
-    "shard": Shard,
+    "shard": shards.Shard,
     "adapter": adapters.Adapter,
+    "objective": objectives.Objective,
 }
 
 
@@ -314,6 +319,7 @@ def validate(tables: Mapping[str, Any], path: Path, places: Places) -> Config:
         task["name"] = _beside(path, task["name"])
     if isinstance(task.get("files"), dict):
         task["files"] = {key: _beside(path, value) for key, value in task["files"].items()}
+    full["objective"] = objectives.beside(full["objective"], partial(_beside, path))
     try:
         return Config.model_validate(full)
     except ValidationError as error:

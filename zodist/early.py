@@ -1,5 +1,6 @@
 """When the loss on the validation split has stopped falling, and after which step it was lowest.
 
+Where a run has another objective, read that for the loss.
 A function of a run's evaluations alone, which all workers have; so all stop after the same step, and a run that has stopped
 does not go on when it is started again.  The weights of the best step need no file: the journal gives them.
 """
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def course(lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     """The validation loss by step, from lines of metrics.jsonl."""
-    return {line["step"]: line["loss"] for line in lines if line.get("split") == "validation"}
+    own = [line for line in lines if line.get("split") == "validation"]
+    return {line["step"]: line["loss"] if line.get("aim") is None else line["aim"] for line in own}
 
 
 def best(losses: Mapping[int, float]) -> int | None:

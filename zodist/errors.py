@@ -23,6 +23,10 @@ class TaskError(ZodistError):
     """A task's description or data cannot be used."""
 
 
+class ObjectiveError(ZodistError):
+    """A reward cannot be had: its function or command is missing, fails, or gives no finite number."""
+
+
 class JournalError(ZodistError):
     """A journal cannot be read or written, is damaged, or belongs to another run."""
 

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zodist.drawing import Address
 from zodist.forward import Evaluator
 from zodist.tasks import Batch, Task
 from zodist.tasks.score import Score
-from zodist.tasks.task import Example, left_padded
+from zodist.tasks.task import Example
+from zodist.writing import Manner, Opened, Texts, write
 
 PIECE = 32  # examples per forward: fixed, since the last bits of a score depend on who shares its forward
 TOKENS = 8192  # of a forward, padding included; an example may be larger
@@ -78,27 +80,14 @@ class Weights:
         return self.evaluator.logits((), batch)[0]
 
     def write(
-        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], pad: int
-    ) -> list[list[int]]:
-        """The most likely next tokens after each prompt, one after the other: at most ``most``, to a stop and with it."""
-        ids, mask, _ = left_padded(prompts, pad)
-        model = self.evaluator.model
-        held = model.generation_config.eos_token_id
-        more = held if isinstance(held, list) else [] if held is None else [held]
-        ends = sorted({*stops, *more})
-        found = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=most,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            use_cache=True,
-            pad_token_id=pad,
-            eos_token_id=ends or None,
-        )
-        written = []
-        for row in found[:, ids.shape[1] :].tolist():
-            stop = next((n + 1 for n, token in enumerate(row) if token in set(ends)), len(row))
-            written.append(row[:stop])
-        return written
+        self,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        stops: Sequence[int],
+        pad: int,
+        temperature: float = 0.0,
+        addresses: Sequence[Address] = (),
+    ) -> Texts:
+        """The tokens that follow each prompt, see Reader and zodist.writing."""
+        manner = Manner(most, tuple(stops), pad, temperature)
+        return write(self.evaluator, (), [Opened(prompts, addresses)], manner)[0]

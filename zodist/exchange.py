@@ -6,6 +6,7 @@ exchange_frames.py, gloo in exchange_torch.py, MPI in exchange_mpi.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol, final
 
 from zodist import stopping
@@ -14,8 +15,8 @@ from zodist.launcher import start
 from zodist.threads import cores
 
 
-class Exchange(Protocol):
-    """A connection to all workers of a run."""
+class AllGather(Protocol):
+    """Some workers that hand each other bytes."""
 
     @property
     def worker(self) -> int:
@@ -26,6 +27,17 @@ class Exchange(Protocol):
     def workers(self) -> int:
         """The number of workers."""
         ...
+
+    def all_gather(self, payload: bytes) -> list[bytes]:
+        """The payloads of all workers, in worker order; every worker must call it with the same length.
+
+        Raises ExchangeError if the lengths differ, a worker is lost, or the time is up.
+        """
+        ...
+
+
+class Exchange(AllGather, Protocol):
+    """A connection to all workers of a run."""
 
     @property
     def sent(self) -> int:
@@ -40,13 +52,6 @@ class Exchange(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether a worker had been asked to stop at some all-gather so far: the same answer on all workers."""
-        ...
-
-    def all_gather(self, payload: bytes) -> list[bytes]:
-        """The payloads of all workers, in worker order; every worker must call it with the same length.
-
-        Raises ExchangeError if the lengths differ, a worker is lost, or the time is up.
-        """
         ...
 
     def close(self) -> None:
@@ -105,3 +110,13 @@ def share(exchange: Exchange, data: bytes | None) -> bytes:
     lengths = exchange.all_gather((len(data) if data is not None else 0).to_bytes(8, "little"))
     length = int.from_bytes(lengths[0], "little")
     return exchange.all_gather(bytes(length) if data is None else data)[0]
+
+
+def collect(among: AllGather, count: int, size: int, make: Callable[[int], bytes]) -> list[bytes]:
+    """The payloads of numbered items, each of ``size`` bytes, in order; this worker makes every W-th."""
+    worker, workers = among.worker, among.workers
+    own = b"".join(make(item) for item in range(worker, count, workers))
+    slots = -(-count // workers)  # messages of equal size: short shares are filled up
+    shares = among.all_gather(own.ljust(slots * size, b"\0"))
+    places = [divmod(item, workers) for item in range(count)]
+    return [shares[w][slot * size : (slot + 1) * size] for slot, w in places]

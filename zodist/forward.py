@@ -29,6 +29,7 @@ from zodist.rows import PackedRows, PaddedRows, bytes_of_token, sharing
 from zodist.stand_in import foreign, refusal, stand_in, trained
 
 if TYPE_CHECKING:
+    from zodist.evaluate import Gather
     from zodist.methods import Probe
     from zodist.tasks import Batch
 
@@ -196,6 +197,32 @@ class Evaluator:
                 self._check_calls()
         return rows.each(logits)
 
+    def ahead(
+        self,
+        points: Sequence[Combination],
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        state: Any = None,
+    ) -> tuple[torch.Tensor, Any]:
+        """Logits after the last token of rows, float32 [points * rows, vocabulary], and what the model keeps of them.
+
+        ids, positions: int64 [points * rows, T] of the tokens that are new, point-major; mask: of all.  state: kept of those
+        before; None, as it always is where a model keeps nothing: there are none.  Frozen layers run as well.
+        """
+        given = {"attention_mask": mask, "position_ids": positions}
+        inputs = {name: x.to(self.device) for name, x in given.items() if name in self._accepted}
+        keeps = "past_key_values" in self._accepted
+        if state is not None:
+            inputs["past_key_values"] = state
+        self.frame.start(points, len(ids), None)
+        with torch.inference_mode(), self._framed():
+            known = self.frame.know(ids)
+            found = self.model(input_ids=known, **inputs, logits_to_keep=1, use_cache=keeps)
+            if points:
+                self._check_calls()
+        return found.logits[:, -1].float(), found.past_key_values if keeps else None
+
     def _check_calls(self) -> None:
         for path, names in self._owners.items():
             calls = self.frame.calls.get(path, 0)
@@ -214,45 +241,63 @@ class Evaluator:
         return self.group_losses([points], [list(batches)])[0]
 
     def group_losses(
-        self, points: Sequence[Sequence[Combination]], batches: Sequence[Sequence[Batch]]
+        self,
+        points: Sequence[Sequence[Combination]],
+        batches: Sequence[Sequence[Batch]],
+        gather: Gather | None = None,
     ) -> np.ndarray:
         """The losses of several probes, all with equally many points: float64 [probes, points].
 
         batches: the pieces of each probe's own batch, equally many; a forward has one piece of as many probes as fit.  The
-        last bits of a loss depend on what shares its forward.
+        last bits of a loss depend on what shares its forward.  gather: shares out the pieces among workers that all call
+        this (zodist.evaluate.Gather), which changes no bit; None: all here, and the device is waited for once.
         """
-        copies, whole = max(1, len(points[0])), slice(0, len(points))
-        total, examples = np.zeros((len(points), copies)), np.zeros((len(points), 1), np.int64)
-        every = points[0] if len(points) == 1 else tuple(at for own in points for at in own)
-        for pieces in zip(*batches, strict=True):
-            packs = self._packs(pieces)
-            for part in sharing(pieces, packs, copies, self._tokens):
-                some = every[part.start * copies : part.stop * copies] if part != whole else every
-                self._add_(total[part], some, pieces[part], packs[part])
-            examples[:, 0] += [piece.examples for piece in pieces]
-        return total / examples
+        shape, forwards = (len(points), max(1, len(points[0]))), list(zip(*batches, strict=True))
 
-    def _add_(
+        def make(n: int) -> bytes:
+            return self._sums(points, forwards[n]).cpu().numpy().tobytes()
+
+        count, size = len(forwards), 8 * shape[0] * shape[1]
+        if gather:
+            found = np.array([np.frombuffer(sums) for sums in gather(count, size, make)])
+        else:
+            found = torch.stack([self._sums(points, pieces) for pieces in forwards]).cpu().numpy()
+        total = np.zeros(shape)
+        for sums in found:
+            total += sums.reshape(shape)
+        return total / np.array([[sum(piece.examples for piece in own)] for own in batches])
+
+    def _sums(self, points: Sequence[Sequence[Combination]], pieces: Sequence[Batch]) -> torch.Tensor:
+        """Sums of the losses of a piece of each probe's batch: float64 [probes * points], on the device."""
+        copies, whole = max(1, len(points[0])), slice(0, len(points))
+        every = points[0] if len(points) == 1 else tuple(at for own in points for at in own)
+        sums, packs = [], self._packs(pieces)
+        for part in sharing(pieces, packs, copies, self._tokens):
+            some = every[part.start * copies : part.stop * copies] if part != whole else every
+            sums += self._forwards(some, copies, pieces[part], packs[part])
+        return torch.cat(sums)
+
+    def _forwards(
         self,
-        total: np.ndarray,
         points: Sequence[Combination],
+        copies: int,
         batches: Sequence[Batch],
         packs: Sequence[Packed | None],
-    ) -> None:
-        """Add sums of losses to those of some probes, [probes, points]; one alone takes several forwards if it has to."""
-        copies = total.shape[1]
+    ) -> Iterator[torch.Tensor]:
+        """Sums of the losses of some probes, of all their points in turn; one alone takes several forwards if it has to."""
         fit = copies if len(batches) > 1 else self._fit(batches[0], packs[0])
         for first in range(0, copies, fit):
             some = points if fit >= copies else points[first : first + fit]
             found = self._run(some, batches, packs, max(1, len(some) // len(batches)))
-            sums = torch.stack([batch.losses(logits).double().sum() for batch, logits in found])
-            total[:, first : first + fit] += sums.cpu().numpy().reshape(len(batches), -1)
+            yield torch.stack([batch.losses(logits).double().sum() for batch, logits in found])
 
     def _fit(self, batch: Batch, pack: Packed | None) -> int:
         """How many copies of a batch one forward may have."""
-        if self._tokens == math.inf:
-            return 1 << 20
-        return max(1, int(self._tokens / (batch.input_ids.numel() if pack is None else len(pack.ids))))
+        return self.points_of(batch.input_ids.numel() if pack is None else len(pack.ids))
+
+    def points_of(self, tokens: int) -> int:
+        """How many points one forward may have, each with so many tokens."""
+        return 1 << 20 if self._tokens == math.inf else max(1, int(self._tokens / tokens))
 
     def single_losses(self, probe: Probe, batches: Iterable[Batch]) -> np.ndarray:
         """Losses of a probe whose points belong to one example each: float64 [points + 1], see Probe.
@@ -260,7 +305,10 @@ class Evaluator:
         Every batch must have one row an example, or be packed.
         """
         size, passes = probe.examples, len(probe.points) // probe.examples
-        differences, means, at = np.empty((passes, size)), [], 0
+        copies = 2 * passes if probe.paired else passes + 1
+        found: list[torch.Tensor] = []
+        sizes: list[int] = []
+        at = 0
         for batch in batches:
             rows, (pack,) = batch.examples, self._packs([batch])
             if at + rows > size:
@@ -273,9 +321,9 @@ class Evaluator:
                     "or packed batches; use label words of one token, or set batch.packed = true"
                 )
             own = [probe.points[k * size + at + row] for k in range(passes) for row in range(rows)]
-            shares = torch.ones(rows * (2 * passes if probe.paired else passes + 1))
+            shares = torch.ones(rows * copies)
             shares[len(own) :] = -1.0 if probe.paired else 0.0
-            found, fit = [], self._fit(batch, pack) * rows
+            fit = self._fit(batch, pack) * rows
             for first in range(0, len(shares), fit):
                 part = shares[first : first + fit].to(self.device, non_blocking=True)
                 some = (
@@ -284,12 +332,14 @@ class Evaluator:
                     else [own[j % len(own)] for j in range(first, first + len(part))]
                 )
                 logits = self._run(some, [batch], [pack], len(part) // rows, part)
-                found.append(torch.stack([batch.losses(at).double() for _, at in logits]))
-            losses = torch.cat(found).cpu().numpy()
-            differences[:, at : at + rows] = losses[:passes] - losses[passes:]
-            means.append(losses.reshape(-1) if probe.paired else losses[passes])
+                found += [batch.losses(own_logits).double() for _, own_logits in logits]
+            sizes.append(rows)
             at += rows
         if at != size:
             raise ModelError(f"{size} directions for {at} examples: set the method's examples to batch.size")
+        each = np.split(torch.cat(found).cpu().numpy(), np.cumsum(sizes)[:-1] * copies)
+        blocks = [losses.reshape(copies, -1) for losses in each]
+        differences = np.concatenate([losses[:passes] - losses[passes:] for losses in blocks], 1)
+        means = [losses.reshape(-1) if probe.paired else losses[passes] for losses in blocks]
         mean = float(np.add.accumulate(np.concatenate(means))[-1]) / sum(len(part) for part in means)
         return mean + np.append(differences.reshape(-1), 0.0)

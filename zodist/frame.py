@@ -31,6 +31,7 @@ class Frame:
     active: bool = False
     shares: torch.Tensor | None = None
     owners: torch.Tensor | None = None
+    members: Sequence[torch.Tensor] = ()
     ragged: dict[int, Ragged] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
@@ -52,10 +53,15 @@ class Frame:
 
         shares: where every example has a point of its own, how much of it in each copy of the batch: +1, -1, or 0 for the
         weights, float32 [copies * examples]; number j is at point j mod the number of points.  owners: which example a token
-        belongs to, int64 [tokens], where dim 0 has the copies alone; None: where it has the examples.  lengths: how many
-        tokens each point has where they stand end to end: of those that all leaves see, and of those that the head sees.
+        belongs to, int64 [tokens] on the CPU, where dim 0 has the copies alone; None: where it has the examples.
+        lengths: how many tokens each point has where they stand end to end: of those that all leaves see, and of those that
+        the head sees.
         """
-        self.shares, self.owners = shares, owners
+        self.shares, self.owners, self.members = shares, None, ()
+        if owners is not None:  # asked of the device, whose tokens are whose would make the host wait
+            found = (owners == torch.arange(int(owners.max()) + 1)[:, None]).nonzero()[:, 1]
+            self.members = found.to(self.device, non_blocking=True).split(owners.bincount().tolist())
+            self.owners = owners.to(self.device, non_blocking=True)
         self.ragged = {sum(own): Ragged(own, self.device) for own in lengths}
         if points is not self.points:
             self._cache.clear()

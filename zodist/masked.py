@@ -14,6 +14,7 @@ from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 
 from zodist.errors import ModelError
+from zodist.wrapped import Wrapped
 
 ONE_WORD = (
     "a masked language model answers with one word; choose a classification task whose label words are one token each, "
@@ -21,8 +22,8 @@ ONE_WORD = (
 )
 
 
-class Masked(nn.Module):
-    """A masked language model; what an evaluator and an evaluation ask of a causal one is here as well."""
+class Masked(Wrapped):
+    """A masked language model, asked as a causal one."""
 
     def __init__(self, base: Any, tokenizer: Any) -> None:
         """Raises ModelError where the tokenizer has no mask or no end."""
@@ -38,30 +39,6 @@ class Masked(nn.Module):
         learned = [m for m in base.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None]
         words = base.get_input_embeddings()
         self.first = max((int(m.padding_idx or 0) + 1 for m in learned if m is not words), default=0)
-
-    @property
-    def config(self) -> Any:
-        return self.base.config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.base.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.base.device
-
-    @property
-    def base_model(self) -> Any:
-        return self.base.base_model
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Those of the model."""
-        return self.base.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Those of the model."""
-        return self.base.get_output_embeddings()
 
     def save_pretrained(self, out: str | Path) -> None:
         """Write the model as transformers does."""

@@ -33,13 +33,14 @@ def probes_per_forward(parts: Parts, begun: Mapping[str, Any] | None, workers: i
 def _fitting(parts: Parts, workers: int) -> int:
     """The largest power of two of probes whose points fit batch.activation_mib on the first step's first batch.
 
-    1 where every example has points of its own, which go through forwards probe by probe.
+    1 where every example has points of its own, which go through forwards probe by probe, and for objectives other than
+    the loss.
     """
     c = parts.config
     method = METHODS[c.method.name].build(c.method.settings)  # another one: asking must not change the run's
     method.begin(parts.params)
     probes = next(method.step(StepSeeds(c.run.seed, 0)))
-    if probes[0].examples:
+    if probes[0].examples or parts.objective is not None:
         return 1
     lanes = len(probes) * c.batch.data_lanes
     batch = parts.batches(examples(c.run.seed, 0, 0, lanes, c.batch.size, len(parts.task.train)))[0]

@@ -92,6 +92,8 @@ class Progress:
 def sentence(score: Score) -> str:
     """A score in words, with standard errors."""
     parts = []
+    if score.reward is not None:
+        parts.append(f"reward {score.reward:.4f} ± {score.reward_error:.4f}")
     if score.exact is not None:
         parts.append(f"exact {score.exact:.1%} ± {score.exact_error:.1%}")
     if score.accuracy is not None:

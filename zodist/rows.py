@@ -21,8 +21,8 @@ class PaddedRows:
     """Batches of equally many rows as they stand, short ones padded further: [batches * copies * rows, T].
 
     lead: the length of dim 0.  keep: how many of the last positions have logits that enter the loss.  owners: the example of
-    each token of a copy, where dim 0 does not say it.  lengths: how many tokens each copy has of those end to end, and of
-    those with logits, where dim 0 does not say it.
+    each token of a copy, on the CPU, where dim 0 does not say it.  lengths: how many tokens each copy has of those end to
+    end, and of those with logits, where dim 0 does not say it.
     """
 
     owners, lengths = None, ()
@@ -95,7 +95,6 @@ class PackedRows:
         """Bring what the rest of the forward reads to the model's device."""
         self.packs = [pack.on(device) for pack in self.packs]
         self.layout.move_(device)
-        self.owners = None if self.owners is None else self.owners.to(device, non_blocking=True)
         self.keep = self.keep if isinstance(self.keep, int) else self.keep.to(device, non_blocking=True)
 
     def within(self, model: Any) -> AbstractContextManager[None]:

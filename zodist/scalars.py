@@ -82,7 +82,7 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     if "slope" in line:
         group, names = "train", ("loss", "slope", "lr", "forwards", "skipped", "outliers")
     else:
-        group, names = line.get("split", ""), ("loss", "accuracy", "calibrated", "f1", "exact")
+        group, names = line.get("split", ""), ("loss", "accuracy", "calibrated", "f1", "exact", "reward")
     known = {f"{group}/{name}": line[name] for name in names if group and line.get(name) is not None}
     return {tag: float(value) for tag, value in known.items() if math.isfinite(value)}
 

@@ -198,9 +198,8 @@ def _places(frame: Frame) -> Iterator[tuple[Any, ...]]:
     if frame.owners is None:
         yield from ((slice(n, n + 1),) for n in range(frame.stack))
         return
-    own = [(frame.owners == example).nonzero()[:, 0] for example in range(int(frame.owners.max()) + 1)]
     for copy in range(frame.stack):
-        yield from ((copy, tokens) for tokens in own)
+        yield from ((copy, tokens) for tokens in frame.members)
 
 
 def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inner: Forward) -> Forward:

@@ -8,7 +8,7 @@ journal before anything is applied; ``Replayed`` reads the journal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
 from zodist.rules import Rule, schedule
+from zodist.shaping import Shape, Shaping
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,7 +54,8 @@ class Replica:
     """Weights, rule and method of one worker; ``advance`` folds one step in.
 
     directions: the method's laws for probes, by parameter id, for the evaluator; updates: those of its gradients.
-    clip: what is done to losses out of proportion (zodist.robust); outliers: how many the last step had.
+    clip: what is done to losses out of proportion (zodist.robust); outliers: how many the last step had.  shaping: what
+    losses are to each other (zodist.shaping).
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Replica:
         steps: int,
         data_lanes: int,
         clip: robust.Clip = "none",
+        shaping: Shaping = "none",
     ) -> None:
         self.params, self.method, self.rule = params, method, rule
         self.seed, self.steps, self.data_lanes = seed, steps, data_lanes
         self.clip: robust.Clip = clip
+        self.shaping: Shaping = shaping
         self.outliers = 0
         method.begin(params)
         self.directions = {p.id: method.direction(p) for p in params}
@@ -84,11 +88,15 @@ class Replica:
         probes = next(generator)
         round, lanes, outliers = 0, len(probes) * self.data_lanes, 0
         first: np.ndarray | None = None
+        shape: Shape | None = None
         while True:
             values = answer(t, round, lr, probes, lanes)
             combined = robust.combine(values, self.data_lanes, self.clip, first)
             first, outliers = values if first is None else first, outliers + combined.outliers
             by_lane = records.from_values(combined.values).reshape(len(probes), combined.lanes, -1)
+            if self.shaping != "none":
+                shape = shape or Shape.of(by_lane, self.shaping)
+                by_lane = shape(by_lane)
             losses = by_lane[:, 0]
             for lane in range(1, combined.lanes):  # lanes are averaged in their order, in float64
                 losses = losses + by_lane[:, lane]
@@ -99,6 +107,8 @@ class Replica:
                 outcome: Outcome = stop.value
                 break
             round += 1
+        if shape is not None:
+            outcome = replace(outcome, loss=shape.loss)
         if len(outcome.gradient) == 0:
             raise ZodistError(
                 f"step {t}: no probe has a finite loss, so there is nothing to learn from; the weights are those after "
@@ -172,13 +182,14 @@ class Live:
     """Answers by evaluating, each worker its share of the items.
 
     gather: shares the groups out and returns the recorded values of all (zodist.crew.Crew.round).  losses: mean losses of
-    the points of some probes, each on training examples of its own, float64 [probes, k].
+    the points of some probes, each on training examples of its own, float64 [probes, k]; told besides the step and data lane
+    of each, which name what is drawn for these examples, the same in all rounds of a step.
     """
 
     def __init__(
         self,
         gather: Callable[[Asked, Callable[[int], np.ndarray]], np.ndarray],
-        losses: Callable[[Sequence[Probe], Sequence[np.ndarray]], np.ndarray],
+        losses: Callable[[Sequence[Probe], Sequence[np.ndarray], Sequence[tuple[int, int]]], np.ndarray],
         *,
         seed: int,
         data_lanes: int,
@@ -200,6 +211,7 @@ class Live:
             chosen = [
                 examples(self.seed, step, item % lanes, lanes, self.batch, self.examples) for item in items
             ]
-            return self.losses([probes[item // self.data_lanes] for item in items], chosen)
+            places = [(step, item % lanes) for item in items]
+            return self.losses([probes[item // self.data_lanes] for item in items], chosen, places)
 
         return self.gather(Asked(step, round, lr, seeds, probes[0].losses, groups), measure)

@@ -18,7 +18,7 @@ from zodist import journal_format, records, snapshot
 from zodist.config import Config
 from zodist.crew import Begun, Make, Measure
 from zodist.errors import ExchangeError, JournalError
-from zodist.exchange import Exchange, share
+from zodist.exchange import AllGather, Exchange, collect, share
 from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
 from zodist.journal_format import Entry
 from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
@@ -30,31 +30,32 @@ if TYPE_CHECKING:
     from zodist.shard.shards import Shards
 
 
-def collect(exchange: Exchange, count: int, size: int, make: Make) -> list[bytes]:
-    """The payloads of numbered items, each of ``size`` bytes, in order; this worker makes every W-th."""
-    worker, workers = exchange.worker, exchange.workers
-    own = b"".join(make(item) for item in range(worker, count, workers))
-    slots = -(-count // workers)  # messages of equal size: short shares are filled up
-    shares = exchange.all_gather(own.ljust(slots * size, b"\0"))
-    places = [divmod(item, workers) for item in range(count)]
-    return [shares[w][slot * size : (slot + 1) * size] for slot, w in places]
+def level(among: AllGather, replica: Replica, entries: Sequence[Entry]) -> int:
+    """Bring every worker to the step that the most advanced one is at, by replay, and return that step."""
+    everybody = among.all_gather(replica.step.to_bytes(8, "little"))
+    start = max(int.from_bytes(b, "little") for b in everybody)
+    silent = Replayed([e for e in entries if e.step >= replica.step], replica.data_lanes)
+    while replica.step < start:
+        replica.advance(silent)
+    return start
 
 
 class Rounds:
     """Rounds of a fixed number of workers; worker 0 has the journal.
 
-    sent: bytes of records alone.  forward_s, gather_s: seconds of this worker so far in forward passes, and in waiting for
-    the others and the exchange.
+    each: workers that evaluate every group between them: consecutive ones, which all have its losses then.  sent: bytes of
+    records alone.  forward_s, gather_s: seconds of this worker so far in forward passes, and in waiting for the others and
+    the exchange.
     """
 
-    def __init__(self, exchange: Exchange, journal: Journal | None) -> None:
-        self.exchange, self.journal, self.sent = exchange, journal, 0
+    def __init__(self, exchange: Exchange, journal: Journal | None, each: int = 1) -> None:
+        self.exchange, self.journal, self.each, self.sent = exchange, journal, each, 0
         self.forward_s = self.gather_s = 0.0
 
     def round(self, asked: Asked, measure: Measure) -> np.ndarray:
         """Evaluate this worker's share, gather everybody's, write it down."""
         points, groups = asked.losses, asked.groups
-        worker, workers = self.exchange.worker, self.exchange.workers
+        worker, workers = self.exchange.worker // self.each, self.exchange.workers // self.each
         items = [groups.share(w, workers) for w in range(workers)]
         losses = np.empty((len(items[worker]), points), np.float64)
         began, at = time.perf_counter(), 0
@@ -64,7 +65,8 @@ class Rounds:
             at += len(found)
         slots = max(map(len, items))  # messages of equal size: short shares are filled up
         before, evaluated = self.exchange.sent, time.perf_counter()
-        shares = self.exchange.all_gather(records.encode(asked.seeds[items[worker]], losses, slots))
+        mine = records.encode(asked.seeds[items[worker]], losses, slots)
+        shares = self.exchange.all_gather(mine)[:: self.each]
         self.sent += self.exchange.sent - before
         self.forward_s += evaluated - began
         self.gather_s += time.perf_counter() - evaluated
@@ -157,7 +159,7 @@ class Together:
             )
         if self.writes:
             self._journal = Journal.create(path, head) if found is None else Journal.open(path, head)
-        self._rounds = Rounds(self.exchange, self._journal)
+        self._rounds = Rounds(self.exchange, self._journal, 1 if self.shards is None else self.shards.each)
         self._run = journal_format.run_id(head)
         return [] if found is None else found.entries
 
@@ -169,11 +171,7 @@ class Together:
         found = snapshot.newest(self.folder, self._run, done, rounds) if self.files else None
         if found is not None:
             replica.load(found.step, found.tensors if self.shards is None else self.shards.own(found.tensors))
-        everybody = self.exchange.all_gather(replica.step.to_bytes(8, "little"))
-        start = max(int.from_bytes(b, "little") for b in everybody)
-        silent = Replayed([e for e in entries if e.step >= replica.step], replica.data_lanes)
-        while replica.step < start:
-            replica.advance(silent)
+        start = level(self.exchange, replica, entries)
         if done:
             self.say(f"resuming after {done} steps ({start} from a snapshot, the rest from the journal)")
         return start

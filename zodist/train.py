@@ -72,8 +72,9 @@ def _crew(config: Config, progress: Progress, known: Sequence[dict[str, Any]]) -
     """The workers of the run, as [exchange] says."""
     if config.exchange.kind == "store":
         from zodist.elastic.crew import Elastic
+        from zodist.elastic.team import team_of
 
-        with closing(Elastic(config, progress.say)) as elastic:
+        with team_of(config) as team, closing(Elastic(config, progress.say, team)) as elastic:
             yield elastic
         return
     with joined(config) as (exchange, shards):
@@ -123,6 +124,7 @@ class Session:
             config.run.steps,
         )  # rounds of the last step; the step after which the run is done
         self.evaluator: Any = None
+        self.update_s = self.answered = 0.0  # seconds of all updates; of a step's answers
 
     def go(self) -> Result:
         """Load, resume, step to the end."""
@@ -163,7 +165,7 @@ class Session:
         self._restore(self.entries)
         self._know(self.crew.open(self.start))
         passed = [e.values for e in self.entries if e.step < self.start]
-        self.forwards, self.lr, self.answered = sum(map(self.replica.method.count, passed)), 0.0, 0.0
+        self.forwards, self.lr = sum(map(self.replica.method.count, passed)), 0.0
 
     def release(self) -> None:
         """Give the model back as it was but for its weights: it may serve another run."""
@@ -225,7 +227,7 @@ class Session:
             else:
                 began = time.monotonic()
                 values = live(step, round, lr, probes, lanes)
-                self.answered = time.monotonic() - began
+                self.answered += time.monotonic() - began
             self.forwards += self.replica.method.count(values)
             self.rounds = round + 1
             self.lr = lr
@@ -242,11 +244,12 @@ class Session:
             if self.crew.stopping:
                 self._leave()
             replaying = self.left > 0
-            began = time.monotonic()
+            began, self.answered = time.monotonic(), 0.0
             outcome = self.replica.advance(answer)
             t, total = self.replica.step, time.monotonic() - began
             if not replaying:
                 trained, trained_s = trained + 1, trained_s + total
+                self.update_s += total - self.answered
             line = {"loss": outcome.loss, "slope": outcome.slope, "lr": self.lr, "forwards": self.forwards}
             if outcome.skipped:
                 line["skipped"] = outcome.skipped
@@ -255,8 +258,8 @@ class Session:
             self.crew.write({"step": t, **line})
             self.progress.step(t, outcome, self.crew.sent, replaying)
             if not replaying and (t % 10 == 0 or t == self.end):
-                spent = {"answer_s": round(self.answered, 4), "update_s": round(total - self.answered, 4)}
-                self.crew.time(t, **spent, trained=trained, trained_s=round(trained_s, 4))
+                spent = {"update_s": round(self.update_s, 4), "trained_s": round(trained_s, 4)}
+                self.crew.time(t, trained=trained, **spent)
             self._milestones(t, replaying)
             figures = outcome.loss, outcome.slope, self.lr, self.forwards, outcome.skipped, self.crew.sent
             yield Taken(t, *figures, replaying)
@@ -287,8 +290,10 @@ class Session:
 
     def _enough(self, t: int) -> bool:
         """Whether the run is done after step t, before its last."""
-        losses = {step: score.loss for (step, split), score in self.scores.items() if split == "validation"}
-        return early.enough(losses, t, self.config.output.patience)
+        seen = {
+            step: score.criterion for (step, split), score in self.scores.items() if split == "validation"
+        }
+        return early.enough(seen, t, self.config.output.patience)
 
     def _evaluations(self, t: int) -> None:
         """The curve on the validation split, and the held-out split before and after."""
@@ -306,8 +311,10 @@ class Session:
             f"stopped after {t} of {self.config.run.steps} steps ({why}); the same command goes on there"
         )
 
-    def _losses(self, probes: Sequence[Probe], indices: Sequence[np.ndarray]) -> np.ndarray:
-        return self.parts.losses(self.evaluator, probes, indices)
+    def _losses(
+        self, probes: Sequence[Probe], indices: Sequence[np.ndarray], places: Sequence[tuple[int, int]]
+    ) -> np.ndarray:
+        return self.parts.losses(self.evaluator, probes, indices, places)
 
     def evaluation(self, t: int, split: str) -> Score:
         """Score of a split after step t: taken from the metrics of an earlier session where they have it."""

@@ -15,6 +15,7 @@ from torch import nn
 from zodist import noise
 from zodist.adapter.settings import Kind
 from zodist.params import Param, address
+from zodist.wrapped import Wrapped
 
 PREFIX_SIZE = 0.02  # standard deviation of a prefix at first: keys and values that hardly matter
 WEIGHT = "virtual.weight"
@@ -39,8 +40,8 @@ def described(model: Any, kind: Kind, tokens: int) -> Any:
     )
 
 
-class Virtual(nn.Module):
-    """A causal language model with virtual tokens; what an evaluator and an evaluation ask of a model is here as well."""
+class Virtual(Wrapped):
+    """A causal language model with virtual tokens."""
 
     def __init__(self, base: Any, kind: Kind, tokens: int, seed: int) -> None:
         super().__init__()
@@ -63,30 +64,6 @@ class Virtual(nn.Module):
             noise.GAUSSIAN, key, address(WEIGHT), noise.INITIAL, 0, self.tokens * width
         ) * np.float32(PREFIX_SIZE)
         return torch.from_numpy(drawn).view(self.tokens, width).to(words.device)
-
-    @property
-    def config(self) -> Any:
-        return self.base.config
-
-    @property
-    def generation_config(self) -> Any:
-        return self.base.generation_config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.base.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.base.device
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Those of the model."""
-        return self.base.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Those of the model."""
-        return self.base.get_output_embeddings()
 
     def forward(
         self,

@@ -125,7 +125,13 @@ class ModuleParts(Parts):
         laws = {} if replica is None else replica.directions
         return ModuleEvaluator(self.model, self.params, laws, self.loss, parallel=self.parallel)
 
-    def losses(self, evaluator: Any, probes: Sequence[Probe], indices: Sequence[np.ndarray]) -> np.ndarray:
+    def losses(
+        self,
+        evaluator: Any,
+        probes: Sequence[Probe],
+        indices: Sequence[np.ndarray],
+        places: Sequence[tuple[int, int]] = (),
+    ) -> np.ndarray:
         data, found = self.task.held[0], []  # type: ignore[attr-defined]
         for probe, chosen in zip(probes, indices, strict=True):
             if probe.examples:

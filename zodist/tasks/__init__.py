@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zodist.errors import TaskError
 from zodist.noise import permutation
-from zodist.tasks import chat, choice, classification, generation, text
+from zodist.tasks import chat, choice, classification, generation, prompts_only, text
 from zodist.tasks.description import Description
 from zodist.tasks.source import Drawn, Rows, read
 from zodist.tasks.task import Batch, Example, Task
@@ -28,6 +28,7 @@ BUILDERS: dict[str, Any] = {
     "classification": classification.build,
     "choice": choice.build,
     "generation": generation.build,
+    "prompts": prompts_only.build,
     "chat": chat.build,
     "text": text.build,
 }

@@ -60,7 +60,7 @@ class OptionRowsBatch(Batch):
         return _cross_entropy(self.scores(logits), self.labels)
 
     def scores(self, logits: Tensor) -> Tensor:
-        targets, counts = self.targets.to(logits.device), self.counts.to(logits.device)
+        targets, counts = (x.to(logits.device, non_blocking=True) for x in (self.targets, self.counts))
         per_option = logits.float().log_softmax(-1).unflatten(0, (self.examples, len(targets)))
         index = targets.expand(self.examples, -1, -1)[..., None]
         tokens = per_option.gather(-1, index)[..., 0].masked_fill(~counts, 0.0)
@@ -69,7 +69,7 @@ class OptionRowsBatch(Batch):
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    return -scores.gather(1, labels.to(scores.device)[:, None])[:, 0]
+    return -scores.gather(1, labels.to(scores.device, non_blocking=True)[:, None])[:, 0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,8 @@
     cause = "because"
 
 The other kinds are "choice" (options of each row), "generation" (an answer is written and compared with references),
-"chat" (messages with the tokenizer's chat template) and "text" (every token counts).  The classes below list their keys.
-Anything else in the file is an error that names the line.
+"prompts" (an answer is written, and a reward function judges it), "chat" (messages with the tokenizer's chat template) and
+"text" (every token counts).  The classes below list their keys.  Anything else in the file is an error that names the line.
 """
 
 from __future__ import annotations
@@ -167,6 +167,19 @@ class Generation(Prompted):
     normalise: Literal["squad", "drop"] = "squad"
 
 
+class Prompts(Prompted):
+    """kind = "prompts": the model writes on until stop ("": to the end of its text), and a reward function judges the text.
+
+    reference_field: a right answer, which the function is told; "": there is none.  most_tokens: of a written answer.
+    """
+
+    kind: Literal["prompts"]
+    metric: Literal["reward"] = "reward"
+    reference_field: str = ""
+    stop: str = "\n"
+    most_tokens: Positive = 50
+
+
 class Chat(Description):
     """kind = "chat": messages_field lists {role, content}; what the assistant says carries the loss."""
 
@@ -188,6 +201,7 @@ KINDS: dict[str, type[Description]] = {
     "classification": Classification,
     "choice": Choice,
     "generation": Generation,
+    "prompts": Prompts,
     "chat": Chat,
     "text": Plain,
 }

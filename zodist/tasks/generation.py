@@ -17,12 +17,13 @@ from torch import Tensor
 from zodist.errors import TaskError
 from zodist.tasks.answers import compare
 from zodist.tasks.description import Generation
-from zodist.tasks.encoder import Encoder, encoder
+from zodist.tasks.encoder import encoder
 from zodist.tasks.prompt import check_fields, prompts, template, too_long, value
 from zodist.tasks.score import Score, mean, standard_error
 from zodist.tasks.source import Drawn, Rows
-from zodist.tasks.surprise import SurpriseTask
+from zodist.tasks.surprise import SurpriseBatch, surprise_batch
 from zodist.tasks.task import Example, Reader
+from zodist.tasks.writing import Given, WritingTask, ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,14 +42,19 @@ class AnswerExample(Example):
 
 
 @dataclass(frozen=True, eq=False)
-class GenerationTask(SurpriseTask):
-    """stops: tokens that end an answer.  stop: the text that ends it.  most: tokens of an answer.  rules: of answers.py."""
+class GenerationTask(WritingTask):
+    """rules: of answers.py."""
 
-    encode: Encoder
-    stops: tuple[int, ...]
-    stop: str
-    most: int
     rules: str
+
+    def batch(self, examples: Sequence[Example]) -> SurpriseBatch:
+        return surprise_batch(examples, self.pad)
+
+    def prompt(self, example: Example) -> tuple[int, ...]:
+        return example.tokens[: example.targets[0][0]]
+
+    def given(self, example: Example) -> Given:
+        return Given(self.encode.text(self.prompt(example)), self._answers(example)[0], None)
 
     @property
     def width(self) -> int:
@@ -57,17 +63,20 @@ class GenerationTask(SurpriseTask):
     def measure(self, reader: Reader, examples: Sequence[Example]) -> Tensor:
         batch = self.batch(examples)
         losses = batch.losses(reader.logits(batch)).cpu().float()
-        given = [e.tokens[: e.targets[0][0]] for e in examples]
-        written = reader.write(given, self.most, self.stops, self.pad)
-        found = []
-        for example, loss, tokens in zip(examples, losses.tolist(), written, strict=True):
-            assert isinstance(example, AnswerExample)
-            found.append([loss, *compare(self.text(tokens), example.answers, self.rules)])
+        written = reader.write([self.prompt(e) for e in examples], self.most, self.stops, self.pad)
+        found = [
+            [loss, *self.compared(example, self.text(tokens))]
+            for example, loss, tokens in zip(examples, losses.tolist(), written, strict=True)
+        ]
         return torch.tensor(found, dtype=torch.float32)
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """The answer that some written tokens give: what stands before the stop."""
-        return self.encode.text(tokens).partition(self.stop)[0].strip()
+    def compared(self, example: Example, answer: str) -> tuple[float, float]:
+        """Whether an answer equals a reference, 0 or 1, and its largest F1 with one."""
+        return compare(answer, self._answers(example), self.rules)
+
+    def _answers(self, example: Example) -> tuple[str, ...]:
+        assert isinstance(example, AnswerExample)
+        return example.answers
 
     def score(self, figures: Tensor, examples: Sequence[Example]) -> Score:
         loss, loss_error = mean(figures[:, LOSS])
@@ -125,7 +134,6 @@ def build(
                 AnswerExample(whole, None, drawn.rows.place(i), ((start, len(whole)),), tuple(texts))
             )
         examples[split] = tuple(found)
-    ends = tokenizer.eos_token_id
     return GenerationTask(
         name=description.name,
         metric=description.metric,
@@ -135,7 +143,7 @@ def build(
         warnings=(*warnings, *too_long(cut, max_tokens, description.shorten)),
         pad=encode.pad,
         encode=encode,
-        stops=tuple({*encode.with_text(description.stop), *(() if ends is None else (int(ends),))}),  # pyright: ignore[reportArgumentType]
+        stops=ends(encode, description.stop),
         stop=description.stop,
         most=description.most_tokens,
         rules=description.normalise,

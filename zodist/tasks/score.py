@@ -26,6 +26,8 @@ class Score:
     f1, f1_error: classification: mean over the labels of F1; else mean over the examples of the F1 of words.
     exact, exact_error: share of written answers equal to a reference.
     by_sum: accuracy by the sum of an option's log-probabilities, without division by its length.
+    reward, reward_error: mean of what a reward function gives, and its standard error.
+    aim: what the run makes small, where that is not the loss.
     """
 
     examples: int
@@ -40,6 +42,14 @@ class Score:
     exact: float | None = None
     exact_error: float | None = None
     by_sum: float | None = None
+    reward: float | None = None
+    reward_error: float | None = None
+    aim: float | None = None
+
+    @property
+    def criterion(self) -> float:
+        """What tells the better of two evaluations of a run, the lower one."""
+        return self.loss if self.aim is None else self.aim
 
 
 def summary(losses: Tensor, scores: Tensor | None = None, labels: Tensor | None = None) -> Score:

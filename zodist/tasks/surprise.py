@@ -28,7 +28,7 @@ class SurpriseBatch(Batch):
 
     def surprise(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of each row's tokens that count, float32 [rows], and how many they are."""
-        targets, counts = self.targets.to(logits.device), self.counts.to(logits.device)
+        targets, counts = (x.to(logits.device, non_blocking=True) for x in (self.targets, self.counts))
         # logsumexp and not log_softmax: no second vocabulary-wide tensor
         numbers = logits.float()
         chosen = numbers.gather(-1, targets[..., None])[..., 0]

@@ -82,9 +82,19 @@ class Reader(Protocol):
         ...
 
     def write(
-        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], pad: int
-    ) -> list[list[int]]:
-        """The most likely next tokens after each prompt, one after the other: at most ``most``, to a stop and with it."""
+        self,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        stops: Sequence[int],
+        pad: int,
+        temperature: float = 0.0,
+        addresses: Sequence[Any] = (),
+    ) -> Sequence[Sequence[int] | None]:
+        """The next tokens after each prompt, one after the other: at most ``most``, to a stop and with it.
+
+        The most likely ones; with a temperature, drawn as the addresses say (zodist.drawing), one for each prompt.  None for
+        a prompt at which the model's numbers are NaN.
+        """
         ...
 
 
