@@ -10,17 +10,12 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-options=()
-while (($#)) && [[ $1 != *.toml ]]; do
-    options+=("$1")
-    shift
-done
-(($# && ${#options[@]})) || fail "usage: launch/deepspeed.sh --num_accelerators WORKERS CONFIG.toml [key=value ...]" 2
+split_at_config "launch/deepspeed.sh --num_accelerators WORKERS CONFIG.toml [key=value ...]" "$@"
 
 prepare demo
 prepare deepspeed
 export PATH="$venv/bin:$PATH"
 
-"$python" -m zodist train "$@" --check
+"$python" -m zodist train "${settings[@]}" --check
 
-exec "$venv/bin/deepspeed" --no_local_rank "${options[@]}" --module zodist train "$@"
+exec "$venv/bin/deepspeed" --no_local_rank "${options[@]}" --module zodist train "${settings[@]}"

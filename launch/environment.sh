@@ -52,6 +52,19 @@ installed() { # EXTRA: is the stamp of this extra, or of one that contains it, u
     return 1
 }
 
+split_at_config() { # USAGE ARGUMENT ...: sets options, which stand before the config and go to a launcher, and settings
+    local usage=$1
+    shift
+    options=()
+    while (($#)) && [[ $1 != *.toml ]]; do
+        options+=("$1")
+        shift
+    done
+    (($# && ${#options[@]})) || fail "usage: $usage" 2
+    # shellcheck disable=SC2034
+    settings=("$@")
+}
+
 share_cores() { # WORKERS: on this machine
     # Each worker computes with its share of the cores; torchrun would set one thread per worker. A waiting thread sleeps
     # instead of spinning on a core that another worker needs.

@@ -10,14 +10,9 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-options=()
-while (($#)) && [[ $1 != *.toml ]]; do
-    options+=("$1")
-    shift
-done
-(($# && ${#options[@]})) || fail "usage: launch/mpirun.sh -n WORKERS CONFIG.toml [key=value ...]" 2
+split_at_config "launch/mpirun.sh -n WORKERS CONFIG.toml [key=value ...]" "$@"
 
 prepare demo
 prepare mpi
 
-exec "$venv/bin/mpirun" "${options[@]}" "$python" -m zodist train "$@"
+exec "$venv/bin/mpirun" "${options[@]}" "$python" -m zodist train "${settings[@]}"

@@ -83,6 +83,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"words": None, "kind": FLOAT32, "out_kind": FLOAT32, "law": -1, "some": False, "aligned": False},
     ),
     "low-rank descent": (cuda_matrix._descend, {"kind": FLOAT16, "aligned": True}),
+    "rank-one descent": (cuda_matrix._descend_outer, {"kind": BFLOAT16, "aligned": True}),
     "noises": (cuda_matrix._noises, {"law": GAUSSIAN}),
     "inner products": (cuda_project._along, {"rows": 32}),
     "projection": (

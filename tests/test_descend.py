@@ -1,6 +1,8 @@
-"""Moving weights along a product of thin matrices: the documented order of sums, any cut, any number of threads."""
+"""Moving weights along a product of thin matrices or of two vectors: documented order of sums, any cut, any threads."""
 
 from __future__ import annotations
+
+import math
 
 import numba
 import numpy as np
@@ -10,10 +12,11 @@ from exact import DTYPES, KINDS, PARAM, as_floats, random, stochastic, to_words,
 
 from zodist import noise
 from zodist.direction import Combination
-from zodist.kernels import low_rank
+from zodist.kernels import low_rank, outer
 from zodist.kernels.tile import BFLOAT16, FLOAT32
 from zodist.matrix import LowRank
 from zodist.params import Param, address
+from zodist.rank_one import RankOne
 from zodist.rules import Sgd
 
 DECAY, ROUNDING = np.float32(0.97), np.uint64(0xFEEDFACECAFEBEEF)
@@ -96,6 +99,43 @@ def test_sgd_moves_as_along_a_written_gradient(kind):
             rule.sweep_(param, laid, np.float32(1.0 - 0.25 * _Settings.weight_decay), 1.0, np.uint64(3))
         ends.append(param.words.tobytes())
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(70, 96), (9, 1501), (130, 7), (301,)])
+def test_sgd_moves_along_outer_products_as_along_a_written_gradient(shape, kind):
+    """Zeros of both signs among the weights, and codes whose sum is 0 in places."""
+    n, law = math.prod(shape), RankOne()
+    gradient = Combination.of((7 << 16, 1.0), ((7 << 16) + 3, -1.0), ((7 << 16) + 4, 0.125))
+    words = weights(kind, n)
+    words[::5] = np.resize(np.array([0, 1 << (8 * words.itemsize - 1)], words.dtype), len(words[::5]))
+    whole, swept = (
+        Param("w", address("w"), shape, w, w)
+        for w in (torch.from_numpy(words.copy()).view(DTYPES[kind]) for _ in range(2))
+    )
+    rule = Sgd(_Settings(), [whole])
+    rule.apply_(gradient, {whole.id: law}, 0.25, 3)
+    laid, decay = law.lay(swept, [gradient * 0.25], {}), np.float32(1.0 - 0.25 * _Settings.weight_decay)
+    Sgd(_Settings(), [swept]).sweep_(swept, laid, decay, 1.0, np.uint64(3))
+    assert whole.words.tobytes() == swept.words.tobytes() != words.tobytes()
+    pieces = torch.from_numpy(words.copy()).view(DTYPES[kind])
+    for start, stop in ((0, 1), (1, n // 3), (n // 3, n - 2), (n - 2, n)):
+        held = pieces[start:stop]
+        part = Param("w", address("w"), shape, held, held, origin=start)
+        law.lay(part, [gradient * 0.25], {}).update_(part, decay, np.uint64(3))
+    assert whole.words.tobytes() == pieces.view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_outer_products_are_taken_off_in_the_documented_order(parallel):
+    m, n, g = 70, 1000, random(1)
+    left, right = g.standard_normal(m, np.float32), g.standard_normal(n, np.float32)
+    table, words = g.standard_normal((4, 8), np.float32), weights(FLOAT32, m * n)
+    spread = np.tile(table, (-(-m // 4), n // 8))[:m]
+    want = as_floats(FLOAT32, words) * DECAY - ((left[:, None] * right) * spread).reshape(-1)
+    run = outer.descend_outer_parallel if parallel else outer.descend_outer_serial
+    run(FLOAT32, words, 0, left, right, table, PARAM, DECAY, ROUNDING)
+    assert words.tobytes() == to_words(FLOAT32, want).tobytes()
 
 
 class _Settings:

@@ -107,4 +107,7 @@ def test_what_methods_say_where_it_is_known():
     assert (said["captured"], said["estimate_cosine"]) == (pytest.approx(1.0), pytest.approx(1.0))
     assert said["captured_over_chance"] == pytest.approx(96 / 4)
     curvzo.sums[0], curvzo.counts[:] = [[50.0, 1.0], 10.0]  # type: ignore[attr-defined]
-    assert curvzo.diagnose(g)["score_correlation"] == pytest.approx(1.0)
+    said = curvzo.diagnose(g)
+    assert said["score_correlation"] == pytest.approx(1.0)
+    blocks = len(curvzo.blocks)  # type: ignore[attr-defined]
+    assert 0 < said["least_share"] <= said["budget"] / blocks <= said["largest_share"] <= 1

@@ -47,7 +47,10 @@ ITEM_S = 2 * (80_002_000 + 300_000) / 1e9 + 1e6 / 1e8 + 10 * 1e-4
 FOLD_S = 1e6 / 2e8 + 10 * 1e-5
 
 
-@pytest.mark.parametrize(("name", "count"), [("llama-3-8b", 8_030_261_248), ("llama-3-70b", 70_553_706_496)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("llama-3.2-3b", 3_212_749_824), ("llama-3-8b", 8_030_261_248), ("llama-3-70b", 70_553_706_496)],
+)
 def test_built_in_shapes_have_the_published_number_of_parameters(name: str, count: int) -> None:
     assert read_shape(name).parameters == count
 

@@ -111,6 +111,22 @@ def test_a_sweep_takes_the_allocation_as_it_is(lab: Cluster, place: Place, tmp_p
     assert ddp["hosts"] == "2 hosts of the allocation" and (tmp_path / "step.png").exists()
 
 
+def test_the_workers_of_a_node_hold_a_model_together(lab: Cluster, place: Place, tmp_path: Path):
+    """Two nodes of two workers each: two replicas in two parts."""
+    lab.environment["WORKERS_PER_NODE"] = "2"
+    settings = ("run.steps=4", *ENDLESS[1:])
+    folder = tmp_path / "run"
+    job = submit(lab, place, "zero_inference", *settings, "shard.kind=fsdp", f"run.folder={folder}")
+    wait_for(lambda: not lab.ask("squeue", "-h", "-j", job), PATIENCE_S)
+    assert lab.job(job)["JobState"] == "COMPLETED", said(place)
+    finish(place, 1, *settings, f"run.folder={tmp_path / 'local'}")
+    assert (folder / "journal.jsonl").read_bytes() == (tmp_path / "local" / "journal.jsonl").read_bytes()
+    parts = sorted(path.name for path in folder.glob("snapshot-*"))
+    assert parts == [f"snapshot-00000004.{n}-of-2.safetensors" for n in (0, 1)]
+    timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
+    assert timings[0]["workers"] == 4
+
+
 @pytest.mark.parametrize("script", ["mpi", "torchrun", "elastic"])
 def test_a_job_whose_time_is_up_goes_on_after_a_snapshot(
     lab: Cluster, place: Place, tmp_path: Path, script: str

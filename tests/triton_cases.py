@@ -259,6 +259,20 @@ def ratio(device: torch.device) -> None:
 
 
 @case
+def descend_outer(device: torch.device) -> None:
+    """Cut inside a row; weights of both zeros, for the sign of a difference of zeros counts too."""
+    for number, kind in enumerate(KINDS):
+        n, origin = (7, 160, 1100)[number], 995
+        words = weights(kind, 700)
+        words[:8] = np.tile(np.array([0, 1 << (31 if kind == FLOAT32 else 15)], words.dtype), 4)
+        m = (origin + 700) // n + 1
+        table = floats(2, 4, 16)
+        table[0, ::3] = 0.0
+        place = kind, words, origin, np.sign(floats(number, m)), np.sign(floats(7, n)), table
+        both("descend_outer", device, *place, PARAM, np.float32(0.99), ROUND_KEY, wrote=[1])
+
+
+@case
 def noises(device: torch.device) -> None:
     keys = np.array([5, 2**63 + 7], np.uint64)
     for law in LAWS:

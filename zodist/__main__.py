@@ -104,6 +104,8 @@ def train(
         "calibrated_after": result.after.calibrated,
         "f1_before": before and before.f1,
         "f1_after": result.after.f1,
+        "reward_before": before and before.reward,
+        "reward_after": result.after.reward,
         "loss_before": before and before.loss,
         "loss_after": result.after.loss,
         "examples": result.after.examples,
@@ -133,14 +135,15 @@ def train(
 
 
 def _gain(result: Any) -> str:
-    """How many standard errors the accuracy rose by, both evaluations counted."""
+    """How many standard errors the reward or the accuracy rose by, both evaluations counted."""
     before, after = result.before, result.after
-    if before is None or before.accuracy is None or after.accuracy is None:
+    name = "reward" if after.reward is not None else "accuracy"
+    if before is None or getattr(before, name) is None or getattr(after, name) is None:
         return ""
-    error = (before.accuracy_error**2 + after.accuracy_error**2) ** 0.5
-    rise = after.accuracy - before.accuracy
+    error = (getattr(before, f"{name}_error") ** 2 + getattr(after, f"{name}_error") ** 2) ** 0.5
+    rise = getattr(after, name) - getattr(before, name)
     many = f", {rise / error:.1f} standard errors" if error else ""
-    return f"change   {100 * rise:+.1f} points{many}"
+    return f"change   {rise:+.4f}{many}" if name == "reward" else f"change   {100 * rise:+.1f} points{many}"
 
 
 @app.command()

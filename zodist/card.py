@@ -103,13 +103,14 @@ def _scores(facts: Facts) -> list[str]:
         if line["step"] == step and line["split"] == split
     ]
     figures = [f for f in _FIGURES if all(line.get(f[1]) is not None for _, line in shown)]
-    head = ["", *(title for title, _, _ in figures), "loss"]
+    plain = [name for name in ("reward", "loss") if all(line.get(name) is not None for _, line in shown)]
+    head = ["", *(title for title, _, _ in figures), *plain]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, line in shown:
         cells = [name]
         for _, value, error in figures:
             cells.append(f"{line[value]:.1%}" + (f" ± {line[error]:.1%}" if error else ""))
-        cells.append(f"{line['loss']:.4f} ± {line['loss_error']:.4f}")
+        cells += [f"{line[name]:.4f} ± {line[f'{name}_error']:.4f}" for name in plain]
         rows.append(f"| {' | '.join(cells)} |")
     examples = shown[-1][1]["examples"]
     return [*rows, "", f"{examples} examples of the split {split!r}; ± is the standard error.", ""]

@@ -14,6 +14,8 @@ from zodist.errors import ExchangeError
 from zodist.launcher import start
 from zodist.threads import cores
 
+_BEGUN = 56  # bytes that go along with the length of what is shared: both fill the smallest frame (exchange_frames.py)
+
 
 class AllGather(Protocol):
     """Some workers that hand each other bytes."""
@@ -101,14 +103,17 @@ def open_exchange(kind: Literal["auto", "local", "torch", "mpi"], timeout_s: flo
     return LocalExchange()
 
 
-def share(exchange: Exchange, data: bytes | None) -> bytes:
+def share(exchange: AllGather, data: bytes | None) -> bytes:
     """Worker 0's bytes, on every worker; what the others pass is not looked at."""
     if exchange.worker != 0:
         data = None
     elif data is None:
         raise ValueError("worker 0 has no data to share")
-    lengths = exchange.all_gather((len(data) if data is not None else 0).to_bytes(8, "little"))
-    length = int.from_bytes(lengths[0], "little")
+    begun = b"" if data is None else len(data).to_bytes(8, "little") + data[:_BEGUN]
+    first = exchange.all_gather(begun.ljust(8 + _BEGUN, b"\0"))[0]
+    length = int.from_bytes(first[:8], "little")
+    if length <= _BEGUN:
+        return first[8 : 8 + length]
     return exchange.all_gather(bytes(length) if data is None else data)[0]
 
 

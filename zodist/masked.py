@@ -61,10 +61,7 @@ class Masked(Wrapped):
         logits = self.base(input_ids=ids, attention_mask=mask, position_ids=positions).logits
         return MaskedLMOutput(logits=logits[:, -2:-1])
 
-    def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Refuse to write a text."""
-        raise ModelError(ONE_WORD)
-
     @property
     def generation_config(self) -> Any:
+        """Refuse to write a text."""
         raise ModelError(ONE_WORD)

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Law
+from zodist.direction import Cache, Combination, LaidFused, Law
+from zodist.kernels.cpu import SMALL
 from zodist.matrix import LaidRows
 from zodist.params import Param
 
@@ -66,7 +67,7 @@ class RankOne(Law):
         return LaidRankOne(param, keys, terms, cache)
 
 
-class LaidRankOne(LaidRows):
+class LaidRankOne(LaidRows, LaidFused):
     """u [m], v [n] of the base; codes and weights of every combination."""
 
     def __init__(
@@ -128,3 +129,11 @@ class LaidRankOne(LaidRows):
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
         param.kernels.rank_one[parallel](*target, self.u[0], self.v[0], self.tables())
+
+    def update_(
+        self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
+    ) -> None:
+        """The direction is made on the way."""
+        run = param.kernels.descend_outer[parallel and param.weights.numel() > SMALL]
+        place = self.u[0], self.v[0], self.tables()[0], np.uint64(param.id)
+        run(param.kind, param.words, param.origin, *place, decay, rounding)

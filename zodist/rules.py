@@ -1,7 +1,7 @@
 """Update rules: how an estimate moves the weights.
 
-What a dense or a low-rank gradient does under sgd is one pass over the weights; every other pair of law and rule writes
-the gradient in pieces (``Kernels.piece``), on the CPU so small that they stay in cache.
+What a dense, a low-rank or a rank-one gradient does under sgd is one pass over the weights; every other pair of law and
+rule writes the gradient in pieces (``Kernels.piece``), on the CPU so small that they stay in cache.
 
 theta <- theta * (1 - lr * weight_decay) - lr * g, summed in float32 and rounded once; 16-bit weights are rounded
 stochastically with addressed bits (role ``rounding``, keyed by run and step), because lr * g is far below half a unit in

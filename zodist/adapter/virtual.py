@@ -107,23 +107,6 @@ class Virtual(Wrapped):
             cache.update(key, value, layer)
         return cache
 
-    def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int, **how: Any
-    ) -> torch.Tensor:
-        """The rows with their most likely next tokens, as transformers' greedy search gives them."""
-        ends, pad = torch.tensor(how.get("eos_token_id") or [], device=input_ids.device), how["pad_token_id"]
-        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        with torch.inference_mode():
-            for _ in range(max_new_tokens):
-                logits = self(input_ids, attention_mask, logits_to_keep=1).logits[:, -1]
-                new = torch.where(done, pad, logits.argmax(-1))
-                done |= torch.isin(new, ends)
-                input_ids = torch.cat([input_ids, new[:, None]], 1)
-                attention_mask = torch.cat([attention_mask, torch.ones_like(new)[:, None]], 1)
-                if bool(done.all()):
-                    break
-        return input_ids
-
 
 def saved(base: Any, kind: Kind, tokens: int, weights: Param) -> tuple[Any, dict[str, torch.Tensor]]:
     """The tokens as peft has them in files: its configuration, and tensors by name."""

@@ -30,6 +30,7 @@ _OURS = {
 # What says how to run a language model, or which examples a task draws: a loss function sees to that itself.
 OF_LANGUAGE = ("task.", "adapter.", "model.adapter", "model.attention", "batch.cache_frozen", "batch.packed")
 OF_LANGUAGE += ("batch.examples_per_forward", "batch.probes_per_forward", "batch.activation_mib")
+OF_LANGUAGE += ("objective.",)
 OF_DRAWING = ("task.",)
 
 

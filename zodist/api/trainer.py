@@ -21,6 +21,8 @@ from zodist.crew import Begun, Crew
 from zodist.errors import ConfigError, ModelError, TaskError
 from zodist.exchange import Exchange, open_exchange
 from zodist.model import IN_PYTHON, load_tokenizer
+from zodist.objective import settings as objectives
+from zodist.objective.reward import Reward, Written, each
 from zodist.progress import Progress
 from zodist.tasks import Task
 from zodist.tasks.score import Score
@@ -44,6 +46,7 @@ def fine_tune(
     train: str = "",
     validation: Any = None,
     tokenizer: Any = None,
+    reward: Callable[[Written], float] | None = None,
     folder: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     exchange: Exchange | None = None,
@@ -66,6 +69,7 @@ def fine_tune(
         train=train,
         validation=validation,
         tokenizer=tokenizer,
+        reward=reward,
         folder=folder,
         settings=settings,
         exchange=exchange,
@@ -89,6 +93,8 @@ class Trainer:
     train: a regular expression of parameter names; "": all, or those that require a gradient, if others do not.
     batch_size: examples of a probe (16); with a loss function, batches of a probe (1).
     tokenizer: for a task by name or file; without it, that of the folder or hub name that the model came from.
+    reward: a number for a text that the model wrote, to be made large in place of the likelihood of an answer; for a task of
+    kind "prompts" or "generation".  How texts are drawn say settings, as {"objective.temperature": 1.0}.
     folder: where journal, metrics and snapshots go; a folder with a journal is gone on with, from the same base model.
     settings: any other key of a configuration, as "section.key": value.
     exchange: the workers; by default those of torch.distributed if it is initialised, else those of the launcher, if any.
@@ -110,6 +116,7 @@ class Trainer:
         train: str = "",
         validation: Any = None,
         tokenizer: Any = None,
+        reward: Callable[[Written], float] | None = None,
         folder: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         exchange: Exchange | None = None,
@@ -124,6 +131,11 @@ class Trainer:
             "rule.lr": lr,
             **({} if batch_size is None else {"batch.size": batch_size}),
         }
+        judge = None
+        if reward is not None:
+            name = f"{objectives.IN_PYTHON}{getattr(reward, '__qualname__', type(reward).__qualname__)}"
+            given |= {"objective.kind": "reward", "objective.function": name}
+            judge = each(reward, name)
         if isinstance(task, (str, Path, Task)):
             if data is not None or validation is not None:
                 raise ConfigError(
@@ -131,7 +143,11 @@ class Trainer:
                 )
             without = OF_DRAWING if isinstance(task, Task) else ()
             self.config = configure({**given, **_task_settings(task)}, settings or {}, without)
-            make = _language_model(model, task, tokenizer)
+            make = _language_model(model, task, tokenizer, judge)
+        elif reward is not None:
+            raise ConfigError(
+                f"{WHERE}: a loss function says itself what is good; give reward with a task whose answers it judges"
+            )
         else:
             given |= {"batch.size": batch_size or 1, "batch.packed": False, "batch.probes_per_forward": 1}
             name = f"{IN_PYTHON}{getattr(task, '__qualname__', type(task).__qualname__)}"
@@ -235,14 +251,14 @@ def _task_settings(task: str | Path | Task) -> dict[str, Any]:
 
 
 def _language_model(
-    model: Any, task: str | Path | Task, tokenizer: Any
+    model: Any, task: str | Path | Task, tokenizer: Any, reward: Reward | None
 ) -> Callable[[Config, Begun, Crew], Parts]:
     """Parts of a causal language model of transformers, for the evaluator that knows its layers."""
 
     def make(config: Config, begun: Begun, crew: Crew) -> Parts:
         found = task if isinstance(task, Task) else task_of(config, tokenizer or _tokenizer_of(model))
         loaded = Loaded(model, tokenizer, found, params.fingerprint(model))
-        return load_parts(config, begun.threads, loaded, begun.header)
+        return load_parts(config, begun.threads, loaded, begun.header, reward=reward)
 
     return make
 

@@ -253,6 +253,55 @@ def adamw(
     typer.echo(f"         {len(found.losses)} steps of {found.examples} examples at rate {found.lr:g}")
 
 
+@bench_app.command()
+def shards(
+    model: Annotated[str, typer.Argument(help="Folder or config.json, hub name, or a built-in shape.")],
+    kind: Annotated[str, typer.Option(help="zero or fsdp.")] = "zero",
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 2,
+    size: Annotated[int, typer.Option(min=1, help="Workers of a shard group.")] = 2,
+    offload: Annotated[str, typer.Option(help="none, cpu or nvme (mapped files).")] = "none",
+    limit_gib: Annotated[
+        float, typer.Option(min=0, help="Of private memory a worker, set with RLIMIT_DATA; 0: none.")
+    ] = 0.0,
+    layers: Annotated[
+        list[int] | None,
+        typer.Option(help="Only so many; twice: the step of the whole model is calculated from the two."),
+    ] = None,
+    batch: Batch = 2,
+    tokens: Annotated[int, typer.Option(min=3, help="Tokens of an example.")] = 8,
+    probes: Probes = 2,
+    steps: Annotated[int, typer.Option(min=2, help="Steps; the first is not timed.")] = 3,
+    threads: Threads = 0,
+    folder: Annotated[Path | None, typer.Option(help="Where the model is written meanwhile.")] = None,
+    as_json: Json = False,
+    plot: Plot = None,
+) -> None:
+    """Real steps of a large random model, cut into shards, on workers with a limit of memory; nothing is compared.
+
+    The model is written to disk (2 bytes a parameter), so is a copy for every replica with --offload nvme.
+    """
+    from zodist.bench.shards import Shards, measure_shards
+    from zodist.threads import budget
+
+    cuts = layers or []
+    asked = Shards(
+        model=model,
+        kind=kind,
+        workers=workers,
+        size=size,
+        offload=offload,
+        limit=int(limit_gib * 2**30),
+        layers=cuts[0] if len(cuts) == 1 else 0,
+        batch=batch,
+        tokens=tokens,
+        probes=probes,
+        steps=steps,
+        threads=threads or budget(workers),
+        folder=str(folder or ""),
+    )
+    _show(measure_shards(asked, cuts if len(cuts) > 1 else ()), as_json, plot)
+
+
 @bench_app.command(name="all")
 def every(
     report: Annotated[

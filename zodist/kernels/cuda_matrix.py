@@ -155,6 +155,37 @@ def _descend(
 
 
 @triton.jit(do_not_specialize=SHAPES)
+def _descend_outer(
+    words,
+    length: tl.int64,
+    origin: tl.int64,
+    n: tl.int64,
+    left,
+    right,
+    table,
+    folds: tl.int64,
+    period: tl.int32,
+    param: tl.uint32,
+    decay: tl.float32,
+    round_key: tl.uint64,
+    kind: tl.constexpr,
+    aligned: tl.constexpr,
+):
+    """words <- round(words * decay - left[row] * right[column] * table[row mod folds, column mod period])."""
+    _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, 1)
+    at = tile * 1024
+    held = offset(at - origin, aligned) + j
+    x = decode(kind, tl.load(words + held, inside, 0))
+    row, column = spot(at, j, n)
+    outer = tl.load(left + row, inside, 0.0) * tl.load(right + column, inside, 0.0)
+    place = (row & (folds - 1)) * period + (column & (period - 1))
+    total = tl.zeros_like(x) + outer * tl.load(
+        table + place, inside, 0.0
+    )  # from 0, as where it is written first
+    tl.store(words + held, settle(kind, x * decay - total, round_key, param, tile, 1), inside)
+
+
+@triton.jit(do_not_specialize=SHAPES)
 def _noises(
     out, length: tl.int64, parts: tl.int64, keys, param: tl.uint32, role: tl.uint32, law: tl.constexpr
 ):
@@ -242,6 +273,26 @@ def descend(
         fixed: Any = {"kind": kind, "aligned": even(origin, length), "num_warps": WARPS}
         numbers = rank, int(param), float(decay), int(round_key)
         _descend[(parts_of(length, 1),)](words, length, origin, n, left, right, *numbers, **fixed, **EXACT)
+
+
+def descend_outer(
+    kind: int,
+    words: torch.Tensor,
+    origin: int,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    table: torch.Tensor,
+    param: Any,
+    decay: Any,
+    round_key: Any,
+) -> None:
+    """words <- round(words * decay - left[row] * right * T), T as zodist.kernels.outer has it."""
+    length = len(words)
+    if length:
+        fixed: Any = {"kind": kind, "aligned": even(origin, length), "num_warps": WARPS}
+        numbers = *table.shape, int(param), float(decay), int(round_key)
+        place = words, length, origin, len(right), left, right, table
+        _descend_outer[(parts_of(length, 1),)](*place, *numbers, **fixed, **EXACT)
 
 
 def noises(law: int, keys: torch.Tensor, param: Any, role: Any, out: torch.Tensor) -> None:

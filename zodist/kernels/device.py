@@ -43,6 +43,7 @@ class Kernels:
     noises: Forms
     product: Forms
     descend: Forms
+    descend_outer: Forms
     project: Forms
     ratio: Forms
 
@@ -66,6 +67,7 @@ HOST = Kernels(
     noises=(matrix.noises_serial, matrix.noises_parallel),
     product=(matrix.product_serial, matrix.product_parallel),
     descend=(low_rank.descend_serial, low_rank.descend_parallel),
+    descend_outer=(outer.descend_outer_serial, outer.descend_outer_parallel),
     project=(matrix.project_serial, matrix.project_parallel),
     ratio=(moments.ratio_serial, moments.ratio_parallel),
 )
@@ -121,6 +123,7 @@ def on_cuda(device: torch.device) -> Kernels:
         noises=_alike(cuda_matrix.noises),
         product=_alike(cuda_matrix.product),
         descend=_alike(cuda_matrix.descend),
+        descend_outer=_alike(cuda_matrix.descend_outer),
         project=_alike(cuda_project.project),
         ratio=_alike(cuda_moments.ratio),
     )

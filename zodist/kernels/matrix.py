@@ -173,7 +173,8 @@ def _walsh(x, y):
             differences[j] = source[2 * j] - source[2 * j + 1]
         stages += 1
     if stages % 2 == 1:
-        x[:] = y
+        for j in range(x.size):
+            x[j] = y[j]
 
 
 @compile_tile
@@ -223,7 +224,8 @@ def _score_row(t, a, start, codes, buckets, scratch, total):
     q = dot16(weighted, y)
     _walsh(weighted, y)
     for at in range(0, buckets.size, size):
-        buckets[at : at + size] = weighted
+        for k in range(size):
+            buckets[at + k] = weighted[k]
     _spread(t, buckets, start, total)
     return q
 

@@ -243,7 +243,7 @@ class CurvZO(Method):
         return {**both, "mean": self.mean, "fraction": self.fraction, "steps": self.steps}
 
     def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Correlation of scores and of probabilities with the blocks' true |g_b|^2."""
+        """Correlation of scores and of probabilities with the blocks' true |g_b|^2; the probabilities' sum and range."""
         energies = np.zeros(len(self.blocks))
         for p in self.params:
             energies[self._block[p.id]] += float(np.square(gradients[p.name]).sum())
@@ -258,4 +258,7 @@ class CurvZO(Method):
         return {
             "score_correlation": correlation(self.block_scores()),
             "share_correlation": correlation(self.shares),
+            "budget": float(self.shares.sum()),
+            "least_share": float(self.shares.min()),
+            "largest_share": float(self.shares.max()),
         }

@@ -168,7 +168,11 @@ def _predict(
             "simulated: 1 % of times three times as long, each worker fails once in 30 days, elastic crew"
         )
         if asked["plot"] is not None:
-            title = f"{shape.name}, one probe of {job.batch} x {job.tokens} tokens a worker"
+            link = machine.link
+            network = f"rounds of {1e3 * link.round_s:.2g} ms" + (
+                f", {8e-6 * link.rate:g} Mbit/s" if link.rate else ""
+            )
+            title = f"{shape.name}, one probe of {job.batch} x {job.tokens} tokens a worker\n{machine.machine}; {network}"
             wall.draw(points, title, asked["plot"])
 
 
@@ -188,7 +192,8 @@ def _job(asked: dict[str, Any], method: str) -> Any:
 
 
 def _link(link: Any, mbit: float, delay_ms: float) -> Any:
-    changed: dict[str, Any] = {"round_s": link.round_s + FLIGHTS * delay_ms / 1e3}
+    """Of hosts with a link of this kind each: there no further worker crowds the cores of the others."""
+    changed: dict[str, Any] = {"round_s": link.round_s + FLIGHTS * delay_ms / 1e3, "peer_s": 0.0}
     if mbit:
         changed["rate"] = mbit * 1e6 / 8
     return link.model_copy(update=changed) if mbit or delay_ms else link

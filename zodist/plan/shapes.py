@@ -35,12 +35,14 @@ def _llama(hidden: int, inner: int, layers: int, heads: int) -> dict[str, Any]:
     return {**_LLAMA, **sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
 
 
-# Published shapes, so that a plan needs no network.  OPT: arXiv:2205.01068, Table 1; Llama 3: arXiv:2407.21783, Table 3.
+# Published shapes, so that a plan needs no network.  OPT: arXiv:2205.01068, Table 1; Llama 3: arXiv:2407.21783, Table 3;
+# Llama 3.2: its config.json.
 BUILT_IN: Mapping[str, dict[str, Any]] = {
     "opt-13b": _opt(5120, 40, 40),
     "opt-30b": _opt(7168, 48, 56),
     "opt-66b": _opt(9216, 64, 72),
     "opt-175b": _opt(12288, 96, 96),
+    "llama-3.2-3b": {**_llama(3072, 8192, 28, 24), "tie_word_embeddings": True},
     "llama-3-8b": _llama(4096, 14336, 32, 32),
     "llama-3-70b": _llama(8192, 28672, 80, 64),
 }
@@ -116,7 +118,19 @@ def read_shape(name: str) -> Shape:
 
     Raises ModelError if it is none of them.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config_of(name))
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise _unknown(name, error) from error
+    return shape_of(model, name)
+
+
+def config_of(name: str) -> Any:
+    """The transformers configuration of what ``read_shape`` takes.  Raises ModelError if it is none of them."""
+    from transformers import AutoConfig
 
     from zodist.model import PACKAGED, packaged
 
@@ -125,15 +139,15 @@ def read_shape(name: str) -> Shape:
     try:
         if given is not None:
             options = dict(given)
-            config = AutoConfig.for_model(options.pop("model_type"), **options)
-        else:
-            config = AutoConfig.from_pretrained(place if place.exists() else name)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            return AutoConfig.for_model(options.pop("model_type"), **options)
+        return AutoConfig.from_pretrained(place if place.exists() else name)
     except Exception as error:  # the library raises OSError, ValueError, ImportError, KeyError, RuntimeError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
-        known = ", ".join(BUILT_IN)
-        raise ModelError(
-            f"the shape of {name!r} cannot be read: {reason}; give a folder with config.json, a hub name, or one of {known}"
-        ) from error
-    return shape_of(model, name)
+        raise _unknown(name, error) from error
+
+
+def _unknown(name: str, error: Exception) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+    known = ", ".join(BUILT_IN)
+    return ModelError(
+        f"the shape of {name!r} cannot be read: {reason}; give a folder with config.json, a hub name, or one of {known}"
+    )

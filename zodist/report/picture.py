@@ -21,6 +21,7 @@ def plot(folder: Path) -> Path:
     }
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
+    judged = False
     if steps:
         forwards, losses = [line["forwards"] for line in steps], [line["loss"] for line in steps]
         left.plot(forwards, losses, color="0.8", linewidth=0.7, label="training, per step")
@@ -39,6 +40,11 @@ def plot(folder: Path) -> Path:
             linestyle=line,
             label=split,
         )
+        if found[0].get("reward") is not None:
+            reward, error = [e["reward"] for e in found], [e["reward_error"] for e in found]
+            label = f"{split} ± standard error"
+            right.errorbar(x, reward, error, color=color, marker="o", linestyle=line, label=label)
+            judged = True
         if found[0]["accuracy"] is None:
             continue
         accuracy, error = [100 * e["accuracy"] for e in found], [100 * e["accuracy_error"] for e in found]
@@ -59,8 +65,11 @@ def plot(folder: Path) -> Path:
             right.axhline(
                 100 * constant, color=color, linewidth=0.7, linestyle="--", label=f"{split}, majority"
             )
-    left.set(xlabel="forward passes of a batch", ylabel="loss (nats)", title="loss")
-    right.set(xlabel="forward passes of a batch", ylabel="accuracy (%)", title="accuracy")
+    left.set(
+        xlabel="forward passes of a batch", ylabel="minus reward" if judged else "loss (nats)", title="loss"
+    )
+    name, unit = ("reward", "reward") if judged else ("accuracy", "accuracy (%)")
+    right.set(xlabel="forward passes of a batch", ylabel=unit, title=name)
     for axes in (left, right):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)

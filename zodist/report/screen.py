@@ -57,6 +57,8 @@ def _short(found: Mapping[str, Any] | None) -> str:
     """An evaluation in two numbers."""
     if found is None:
         return ""
+    if found.get("reward") is not None:
+        return f"{found['reward']:.3f}"
     accuracy, loss = found["accuracy"], f"{found['loss']:.3f}"
     return loss if accuracy is None else f"{accuracy:.1%} {loss}"
 

@@ -90,6 +90,8 @@ def score(found: Mapping[str, Any] | None) -> str:
     """An evaluation in few words."""
     if found is None:
         return ""
+    if found.get("reward") is not None:
+        return f"reward {found['reward']:.4f} ± {found['reward_error']:.4f}"
     if found["accuracy"] is None and found.get("f1") is not None:
         return f"F1 {found['f1']:.1%} ± {found['f1_error']:.1%}, loss {found['loss']:.3f}"
     if found["accuracy"] is None:

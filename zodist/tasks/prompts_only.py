@@ -60,8 +60,7 @@ class PromptTask(WritingTask):
 
     def _refuse(self) -> NoReturn:
         raise TaskError(
-            f"task {self.name!r} has prompts and no answers, so it has no loss; set objective.kind = 'reward' and "
-            "objective.function or objective.command"
+            f"task {self.name!r} has prompts and no answers, so this, which is about the loss, needs another"
         )
 
 

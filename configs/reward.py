@@ -1,0 +1,22 @@
+"""The reward of reward.toml: how good a text feels, from -1 to 1, by the words in it.
+
+The rules of VADER (Hutto and Gilbert, ICWSM 2014) look words up and count negations and exclamation marks: no gradient.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from zodist.objective.reward import Written
+
+
+@cache
+def _analyzer() -> SentimentIntensityAnalyzer:
+    return SentimentIntensityAnalyzer()
+
+
+def feeling(written: Written) -> float:
+    """The compound score of the answer."""
+    return _analyzer().polarity_scores(written.answer)["compound"]

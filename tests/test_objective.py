@@ -1,0 +1,365 @@
+"""Objectives other than the loss: their numbers, rewards and how these fail, and runs whose bits nobody changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Place, finish, make_place
+from typer.testing import CliRunner
+
+from zodist import early
+from zodist.__main__ import app
+from zodist.assemble import Parts, load_parts
+from zodist.config import load
+from zodist.errors import ConfigError, ObjectiveError, TaskError
+from zodist.evaluate import Weights
+from zodist.methods.steps import StepSeeds
+from zodist.objective.command import Command
+from zodist.objective.reward import Written, reward_of
+from zodist.replay import replay
+from zodist.tasks.score import Score
+
+PROMPTS = """
+kind = "prompts"
+template = "{{sentence}} it was"
+reference_field = "label"
+most_tokens = 5
+stop = ""
+[source.files]
+train = "{folder}/train.jsonl"
+validation = "{folder}/validation.jsonl"
+"""
+CHOICE = """
+kind = "choice"
+template = "{{sentence}} it was"
+options = [" bad", " good very"]
+[source.files]
+train = "{folder}/train.jsonl"
+validation = "{folder}/validation.jsonl"
+"""
+GENERATION = """
+kind = "generation"
+template = "{{sentence}} it"
+answers_field = "sentence"
+most_tokens = 4
+[source.files]
+train = "{folder}/train.jsonl"
+validation = "{folder}/validation.jsonl"
+"""
+REWARD = """
+def very(written):
+    assert written.prompt and written.reference == str(written.row["label"])
+    return written.answer.count("very")
+def broken(written):
+    raise RuntimeError("out of order")
+def words(written):
+    return "many"
+"""
+PROGRAM = """
+import json, sys
+for line in sys.stdin:
+    print(json.loads(line)["answer"].count("very"))
+"""
+SHORT = (
+    "run.steps=6",
+    "method.probes=3",
+    "output.evaluate_every=3",
+    "output.snapshot_every=2",
+    "batch.size=4",
+)
+DRAWN = ("objective.kind=reward", "objective.samples=2", "objective.temperature=1.0", "rule.lr=1e-4")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    made = make_place(tmp_path_factory.mktemp("objectives"))
+    for name, text in (("prompts", PROMPTS), ("choice", CHOICE), ("generation", GENERATION)):
+        (made.folder / f"{name}.toml").write_text(text.format(folder=made.folder))
+    (made.folder / "reward.py").write_text(REWARD)
+    (made.folder / "program.py").write_text(PROGRAM)
+    return made
+
+
+def of(place: Place, task: str) -> str:
+    return f"task.name={place.folder / task}.toml"
+
+
+def by_function(place: Place) -> tuple[str, ...]:
+    return *SHORT, *DRAWN, of(place, "prompts"), f"objective.function={place.folder}/reward.py:very"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("journal.jsonl", "metrics.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def reference(place, tmp_path_factory) -> Path:
+    """A run of one worker."""
+    folder = tmp_path_factory.mktemp("reference")
+    finish(place, 1, *by_function(place), f"run.folder={folder}")
+    return folder
+
+
+def test_a_run_tells_its_reward_and_two_workers_have_its_bits(place, reference, tmp_path):
+    finish(place, 2, *by_function(place), f"run.folder={tmp_path}")
+    assert files(tmp_path) == files(reference)
+    lines = [json.loads(line) for line in (reference / "metrics.jsonl").read_bytes().splitlines()]
+    told = [line for line in lines if "split" in line]
+    assert {line["step"] for line in told} == {0, 3, 6}
+    for line in told:
+        assert line["aim"] == line["loss"] == -line["reward"] and line["reward_error"] > 0
+    losses = [line["loss"] for line in lines if "slope" in line]
+    assert len(losses) == 6 and -5 <= min(losses) and max(losses) <= 0
+    header = json.loads((reference / "journal.jsonl").read_bytes().splitlines()[0])
+    told = {"kind": "reward", "function": "reward.py:very", "samples": 2, "temperature": 1.0}
+    assert header["objective"] == told, "where the file lies is no part of a run"
+
+
+def test_a_run_that_is_taken_up_again_has_the_same_bits(place, reference, tmp_path):
+    finish(place, 2, *by_function(place), "run.steps=3", f"run.folder={tmp_path}")
+    finish(place, 1, *by_function(place), f"run.folder={tmp_path}")
+    assert files(tmp_path)["journal.jsonl"] == files(reference)["journal.jsonl"]
+
+
+def test_a_replay_asks_for_no_reward(place, reference, tmp_path):
+    text = (reference / "config.toml").read_text()
+    (tmp_path / "run").mkdir()
+    for name in ("journal.jsonl", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_bytes((reference / name).read_bytes())
+    (tmp_path / "run" / "config.toml").write_text(text.replace("reward.py", "absent.py"))
+    told = [json.loads(line) for line in (reference / "metrics.jsonl").read_bytes().splitlines()]
+    assert (
+        replay(tmp_path / "run", tmp_path / "out").digest == [x for x in told if "digest" in x][-1]["digest"]
+    )
+
+
+def test_a_command_gives_what_a_function_gives(place, reference, tmp_path):
+    command = json.dumps([sys.executable, str(place.folder / "program.py")])
+    given = [x for x in by_function(place) if "function" not in x]
+    finish(place, 1, *given, f"objective.command={command}", f"run.folder={tmp_path}")
+    ours, theirs = (files(folder)["journal.jsonl"].splitlines()[1:] for folder in (tmp_path, reference))
+    assert ours == theirs
+
+
+def test_probes_in_one_forward_have_the_rewards_of_single_ones(place, reference, tmp_path):
+    """Token for token, so the records are the same: the model is float32 and tiny."""
+    finish(place, 1, *by_function(place), "batch.probes_per_forward=2", f"run.folder={tmp_path}")
+    ours, theirs = (files(folder)["journal.jsonl"].splitlines()[1:] for folder in (tmp_path, reference))
+    assert ours == theirs
+
+
+def at(parts: Parts, point) -> Score:
+    """The training examples' score under moved weights, as an evaluation has it."""
+    replica = parts.replica()
+    kept = [p.weights.clone() for p in parts.params]
+    for p in parts.params:
+        law = replica.directions[p.id]
+        assert law is not None
+        moved = p.weights.new_empty(1, len(p.weights))
+        law.lay(p, [point], {}).write_(p, 0, len(p.weights), moved, parallel=False)
+        p.weights.copy_(moved[0])
+    evaluator = parts.evaluator()
+    examples = [e for piece in parts.pieces(np.arange(12)) for e in piece]
+    try:
+        figures = parts.task.measure(Weights(evaluator), examples)
+        return parts.task.score(figures, examples)
+    finally:
+        evaluator.close()
+        for p, before in zip(parts.params, kept, strict=True):
+            p.weights.copy_(before)
+
+
+@pytest.mark.parametrize(
+    "task, kind",
+    [
+        ("task", "accuracy"),
+        ("task", "f1"),
+        ("choice", "accuracy"),
+        ("generation", "f1"),
+        ("generation", "exact"),
+    ],
+)
+def test_numbers_are_those_of_an_evaluation_at_the_point(place, task, kind):
+    config = load(
+        place.config, [of(place, task), f"objective.kind={kind}", "batch.size=12", "method.eps=0.1"]
+    )
+    parts = load_parts(config, 1)
+    replica = parts.replica()
+    probes = next(replica.method.step(StepSeeds(0, 0)))[:2]
+    evaluator = parts.evaluator(replica)
+    got = parts.losses(evaluator, probes, [np.arange(12)] * 2, [(0, 0)] * 2)
+    evaluator.close()
+    want = [[1.0 - getattr(at(parts, point), kind) for point in probe.points] for probe in probes]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-7)
+    assert kind == "exact" or len(set(got.reshape(-1))) > 1, (
+        "the points must differ for this to mean anything"
+    )
+
+
+def test_early_stopping_and_the_best_step_follow_the_objective():
+    lines = [
+        {"step": step, "split": "validation", "loss": loss, "aim": aim}
+        for step, loss, aim in ((0, 1.0, 0.5), (10, 2.0, 0.2), (20, 0.5, 0.4))
+    ]
+    assert early.best(early.course(lines)) == 10
+    assert early.best(early.course([{k: v for k, v in line.items() if k != "aim"} for line in lines])) == 20
+    assert Score(1, 2.0, 0.1).criterion == 2.0 and Score(1, 2.0, 0.1, aim=-3.0).criterion == -3.0
+
+
+ANSWERS = [Written("it was", answer) for answer in ("very very", "good", "very")]
+
+
+def program(tmp_path: Path, text: str, timeout_s: float = 60.0) -> Command:
+    (tmp_path / "score.py").write_text(text)
+    return Command([sys.executable, str(tmp_path / "score.py")], timeout_s)
+
+
+def test_a_command_is_asked_again_and_again(tmp_path):
+    judge = program(tmp_path, PROGRAM)
+    assert judge(ANSWERS) == [2.0, 0.0, 1.0] and judge(ANSWERS[::-1]) == [1.0, 0.0, 2.0]
+    many = [Written("x" * 1000, "very " * n) for n in range(300)]  # more than a pipe holds
+    assert judge(many) == list(range(300))
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("import sys; sys.exit(3)", r"ended \(exit status 3\) after 0 numbers for 3 answers"),
+        ("input(); print(1.5)", r"ended \(exit status 0\) after 1 numbers for 3 answers"),
+        ("input(); print('nan'); input()", r"printed 'nan'; it must print one finite number a line"),
+        (
+            "input(); print('good morning'); input()",
+            r"printed 'good morning'; it must print one finite number",
+        ),
+    ],
+)
+def test_a_command_that_fails_is_one_sentence(tmp_path, text, sentence):
+    with pytest.raises(ObjectiveError, match=sentence):
+        program(tmp_path, text)(ANSWERS)
+
+
+def test_a_command_that_keeps_silent_or_does_not_exist_is_one_sentence(tmp_path):
+    with pytest.raises(
+        ObjectiveError, match=r"gave 0 numbers for 3 answers and nothing more in 0.5 s; it must print"
+    ):
+        program(tmp_path, "import sys; sys.stdin.read()", timeout_s=0.5)(ANSWERS)
+    with pytest.raises(ObjectiveError, match="'no-such-program' cannot be started"):
+        Command(["no-such-program"], 1.0)(ANSWERS)
+
+
+@pytest.mark.parametrize(
+    "function, sentence",
+    [
+        ("reward.py:broken", r"raised RuntimeError: out of order on the answer 'very very'"),
+        ("reward.py:words", r"returned 'many' for the answer 'very very'; return a finite number"),
+        ("reward.py:absent", r"has no function 'absent'; correct the name"),
+        ("absent.py:very", r"there is no file absent.py; correct the path"),
+        ("no.such.package:score", r"the module no.such.package cannot be imported"),
+    ],
+)
+def test_a_function_that_fails_is_one_sentence(place, function, sentence):
+    given = ["objective.kind=reward", f"objective.function={function}"]
+    settings = load(place.config, given).objective
+    assert settings.function == function or settings.function == f"{place.folder.as_posix()}/{function}"
+    with pytest.raises(ObjectiveError, match=sentence):
+        reward_of(settings, 1.0)(ANSWERS)
+
+
+def test_an_entry_point_of_a_package_is_a_reward():
+    from zodist.objective.settings import Objective
+
+    found = reward_of(Objective(kind="reward", function="operator:length_hint"), 1.0)
+    with pytest.raises(ObjectiveError, match="raised TypeError"):
+        found(ANSWERS)
+    assert reward_of(Objective(kind="reward", function="builtins:bool"), 1.0)(ANSWERS) == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (["objective.kind=reward"], "and neither is given; set one of them"),
+        (
+            ["objective.kind=reward", "objective.function=a:b", "objective.command=['c']"],
+            "and both are given",
+        ),
+        (
+            ["objective.kind=reward", "objective.function=score"],
+            "must read 'package.module:name' or 'file.py:name'",
+        ),
+        (["objective.function=a:b"], "has no effect with objective.kind = 'loss'"),
+        (["objective.kind=accuracy", "objective.temperature=1.0"], "objective.temperature has no effect"),
+        (["objective.kind=exact", "objective.samples=2"], "with objective.temperature = 0 are all the same"),
+        (["objective.kind=f1", "method.name=grzo"], "needs one of each example; choose another method"),
+        (["objective.kind=f1", "shard.kind=fsdp"], "needs a whole model on every worker"),
+        (
+            ["objective.kind=reward", "objective.function=a:b", "batch.cache_frozen=true"],
+            "rows that are being written",
+        ),
+    ],
+)
+def test_a_contradiction_is_one_sentence(place, given, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load(place.config, given)
+
+
+@pytest.mark.parametrize(
+    "task, kind, sentence",
+    [
+        ("prompts", "loss", "has prompts and no answers, so it has no loss; set objective.kind = 'reward'"),
+        ("task", "reward", "judges what a model writes, and task 'task' has it choose"),
+        ("task", "exact", "objective.kind = 'exact' is no figure of task 'task', whose metric is 'accuracy'"),
+        ("generation", "accuracy", "objective.kind = 'accuracy' is no figure of task 'generation'"),
+        ("choice", "f1", "objective.kind = 'f1' is no figure of task 'choice'"),
+    ],
+)
+def test_a_task_without_the_figure_is_named(place, task, kind, sentence):
+    function = ["objective.function=a:b"] if kind == "reward" else []
+    with pytest.raises(TaskError, match=sentence):
+        load_parts(load(place.config, [of(place, task), f"objective.kind={kind}", *function]), 1)
+
+
+def test_a_task_of_prompts_is_shown(place):
+    told = CliRunner().invoke(
+        app,
+        [
+            "tasks",
+            "show",
+            str(place.folder / "prompts.toml"),
+            "--model",
+            str(place.folder / "model"),
+            "--json",
+        ],
+    )
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.output)
+    assert found["metric"] == "reward" and len(found["examples"]) == 3
+    assert all(piece["loss"] is False for example in found["examples"] for piece in example["pieces"])
+
+
+def test_the_loss_is_what_it_was(place, tmp_path):
+    """Naming the default changes neither journal nor header."""
+    config = load(place.config, ["objective.kind=loss"])
+    assert "objective" not in config.identity() and load_parts(config, 1).objective is None
+
+
+@pytest.mark.slow
+def test_a_tiny_model_learns_what_is_rewarded(place, tmp_path):
+    """A count of words has no gradient; the reward rises by many standard errors."""
+    given = [
+        *by_function(place),
+        "run.steps=80",
+        "method.probes=4",
+        "method.eps=3e-2",
+        "rule.lr=2e-3",
+        "batch.size=8",
+    ]
+    finish(place, 1, *given, "output.evaluate_every=0", "rule.shaping=group", f"run.folder={tmp_path}")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_bytes().splitlines()]
+    before, after = (line for line in lines if line.get("split") == "test")
+    error = math.hypot(before["reward_error"], after["reward_error"])
+    assert after["reward"] - before["reward"] > 5 * error
