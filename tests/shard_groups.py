@@ -47,7 +47,7 @@ def slow_replay(seconds: float) -> None:
 
 
 class Launched:
-    """A group under torchrun, which starts it again if one of its processes dies."""
+    """A group under torchrun, which starts it again if one of its processes dies: once the file ``again`` is there."""
 
     def __init__(self, fleet: Fleet, size: int, *overrides: str) -> None:
         self.log = fleet.folder / "torchrun.log"
@@ -81,6 +81,8 @@ class Launched:
 if __name__ == "__main__":
     slow_replay(0.05)
     config, folder, *settings = sys.argv[1:]
-    start = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    while start and not (Path(folder) / "again").exists():
+        time.sleep(0.05)
     log = Path(folder) / f"member-{os.environ['RANK']}-start-{start}.log"
     work(Path(config), tuple(settings), log, None, ())

@@ -131,7 +131,7 @@ def test_a_replay_asks_for_no_reward(place, reference, tmp_path):
     (tmp_path / "run").mkdir()
     for name in ("journal.jsonl", "metrics.jsonl"):
         (tmp_path / "run" / name).write_bytes((reference / name).read_bytes())
-    (tmp_path / "run" / "config.toml").write_text(text.replace("reward.py", "absent.py"))
+    (tmp_path / "run" / "config.toml").write_text(text.replace("/reward.py", "/absent/reward.py"))
     told = [json.loads(line) for line in (reference / "metrics.jsonl").read_bytes().splitlines()]
     assert (
         replay(tmp_path / "run", tmp_path / "out").digest == [x for x in told if "digest" in x][-1]["digest"]

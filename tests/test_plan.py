@@ -94,6 +94,21 @@ def test_a_step_costs_what_a_hand_calculates() -> None:
     assert found.replay_share == pytest.approx((FOLD_S + 1e-3) / found.step_s)
 
 
+def test_a_link_that_is_asked_about_crowds_nobody(tmp_path: Path) -> None:
+    """What further processes on one machine cost each other is no property of hosts with links of their own."""
+    crowded = MACHINE.model_copy(update={"link": Link(workers=2, round_s=0.02, peer_s=0.1, rate=0.0)})
+    write_calibration(tmp_path / "rates.json", crowded)
+    options = ["llama-3.2-3b", "--workers", "12", "--dtype", "float32", "--json"]
+    options += ["--calibration", str(tmp_path / "rates.json")]
+
+    def exchange_s(*more: str) -> float:
+        return json.loads(CliRunner().invoke(app, ["plan", *options, *more]).stdout)["step"]["exchange_s"]
+
+    assert exchange_s() == pytest.approx(0.02 + 10 * 0.1)
+    assert exchange_s("--delay-ms", "5") == pytest.approx(0.02 + 2 * 0.005)
+    assert exchange_s("--mbit", "8") == pytest.approx(0.02 + 11 * (64 + 4) / 1e6)
+
+
 def test_long_records_are_sent_at_the_rate_of_the_link_to_every_other_worker() -> None:
     found = cost.cost(SHAPE, replace(JOB, workers=4, probes=40), MACHINE)
     assert found.payload == 3 * 160 and found.frames == 3 * 164

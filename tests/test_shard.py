@@ -148,7 +148,16 @@ def test_a_size_that_does_not_divide_the_workers_is_refused_with_those_that_do()
         (["shard.kind=zero", "shard.offload=nvme"], "must be given together"),
         (["shard.kind=zero", "model.master=float32"], "model.master = 'float32' keeps numbers"),
         (["shard.kind=fsdp", "batch.cache_frozen=true"], "batch.cache_frozen = true skips layers"),
-        (["shard.kind=fsdp", "exchange.kind=store"], "a shard group needs them all"),
+        (["shard.share=batch"], "shard.share has no effect"),
+        (
+            ["shard.kind=fsdp", "shard.share=batch"],
+            "batch.examples_per_forward = 0 examples, of batch.size = 3",
+        ),
+        (["shard.kind=fsdp", "shard.share=batch", "batch.examples_per_forward=3"], "= 3 examples, of batch"),
+        (
+            ["shard.kind=fsdp", "shard.share=batch", "batch.examples_per_forward=1", "method.name=zodist"],
+            "method.name = 'zodist' has directions for every example",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_one_sentence(

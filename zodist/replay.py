@@ -100,7 +100,7 @@ def open_run(folder: Path) -> tuple[Config, journal_format.Contents]:
 def belong_together(config: Config, contents: journal_format.Contents, where: Path) -> None:
     """See that a configuration says what the header of a journal says.  Raises JournalError if not."""
     said = config.identity()
-    for section in {**said, "adapter": None}:
+    for section in {**said, "adapter": None, "objective": None}:
         if said.get(section) != contents.header.get(section):
             raise JournalError(
                 f"{where}/config.toml and journal.jsonl differ in [{section}]; restore the config that the run had"

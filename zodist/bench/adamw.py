@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from zodist.assemble import Loaded, Parts, load_parts
 from zodist.config import Config
@@ -100,24 +101,40 @@ class AdamW:
 
     def _backward(self, pieces: list[Batch]) -> float:
         """Leave the gradient of the mean loss in the model's parameters; the loss itself."""
-        model, total, seen = self.parts.model, 0.0, sum(piece.examples for piece in pieces)
+        total, seen = 0.0, sum(piece.examples for piece in pieces)
         flags = [weight.requires_grad for weight in self._weights]  # those of an adapter are set
         for weight in self._weights:
             weight.requires_grad_(True)
         try:
             for piece in pieces:
-                names = ("input_ids", "attention_mask", "position_ids")
-                inputs = {name: getattr(piece, name).to(model.device) for name in names}
-                logits = model(**inputs, logits_to_keep=piece.keep, use_cache=False).logits
-                if piece.columns is not None:
-                    logits = logits[..., piece.columns.to(model.device)]
-                loss = piece.losses(logits).sum()
+                loss = piece.losses(self._logits(piece)).sum()
                 (loss / seen).backward()
                 total += loss.item()
         finally:
             for weight, flag in zip(self._weights, flags, strict=True):
                 weight.requires_grad_(flag)
         return total / seen
+
+    def _logits(self, piece: Batch) -> torch.Tensor:
+        """The logits that enter the loss, [rows, keep, columns]; a few columns in float32, as in an evaluation."""
+        model, output = self.parts.model, self.parts.model.get_output_embeddings()
+        whole, columns = output.forward, piece.columns
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            x = x.contiguous()  # torch would copy the matrix for every row of a strided slice
+            if columns is None:
+                return whole(x)
+            at = columns.to(x.device)
+            bias = None if output.bias is None else output.bias[at].float()
+            return F.linear(x.float(), output.weight[at].float(), bias)
+
+        names = ("input_ids", "attention_mask", "position_ids")
+        inputs = {name: getattr(piece, name).to(model.device) for name in names}
+        output.forward = forward
+        try:
+            return model(**inputs, logits_to_keep=piece.keep, use_cache=False).logits
+        finally:
+            output.forward = whole
 
     def score(self, split: str, limit: int = 0) -> Score:
         """Evaluate a split of the task, or its first examples, as a run does."""

@@ -12,7 +12,7 @@ matrix and never of the threads.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import njit, prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import add_rows, dot16
@@ -204,7 +204,7 @@ def _spread(t, table, start, total):
         j += n
 
 
-@compile_tile
+@njit(cache=True, nogil=True, error_model="numpy")  # dot16 owns an array
 def _score_row(t, a, start, codes, buckets, scratch, total):
     """One row and one base: total += sum_k w_k y_k U_k, float64 [n].  Returns sum_k w_k y_k^2.
 
