@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import Place, finish, make_place
 from typer.testing import CliRunner
 
+import zodist
 from zodist import early
 from zodist.__main__ import app
 from zodist.assemble import Parts, load_parts
@@ -19,6 +21,7 @@ from zodist.config import load
 from zodist.errors import ConfigError, ObjectiveError, TaskError
 from zodist.evaluate import Weights
 from zodist.methods.steps import StepSeeds
+from zodist.model import load_model
 from zodist.objective.command import Command
 from zodist.objective.reward import Written, reward_of
 from zodist.replay import replay
@@ -211,6 +214,34 @@ def test_early_stopping_and_the_best_step_follow_the_objective():
     assert Score(1, 2.0, 0.1).criterion == 2.0 and Score(1, 2.0, 0.1, aim=-3.0).criterion == -3.0
 
 
+def test_a_function_at_hand_gives_the_run_of_the_command_line(place, reference):
+    model, tokenizer = load_model(str(place.folder / "model"), torch.float32, "sdpa")
+
+    def very(written: Written) -> float:
+        return written.answer.count("very")
+
+    counts = {"task.train": 48, "task.validation": 12, "task.test": 20}
+    given = {
+        "method.probes": 3,
+        "method.eps": 1e-2,
+        "objective.samples": 2,
+        "objective.temperature": 1.0,
+        **counts,
+    }
+    task = place.folder / "prompts.toml"
+    tuned = zodist.fine_tune(
+        model, task, steps=6, lr=1e-4, batch_size=4, tokenizer=tokenizer, reward=very, settings=given
+    )
+    lines = [json.loads(line) for line in (reference / "metrics.jsonl").read_bytes().splitlines()]
+    assert tuned.losses == [line["loss"] for line in lines if "slope" in line]
+    assert (
+        tuned.after
+        and tuned.after.reward == [line for line in lines if line.get("split") == "test"][-1]["reward"]
+    )
+    with pytest.raises(ConfigError, match="give reward with a task whose answers it judges"):
+        zodist.fine_tune(model, lambda model, batch: 0.0, [1], steps=1, lr=1e-4, reward=very)
+
+
 ANSWERS = [Written("it was", answer) for answer in ("very very", "good", "very")]
 
 
@@ -273,7 +304,7 @@ def test_a_function_that_fails_is_one_sentence(place, function, sentence):
 def test_an_entry_point_of_a_package_is_a_reward():
     from zodist.objective.settings import Objective
 
-    found = reward_of(Objective(kind="reward", function="operator:length_hint"), 1.0)
+    found = reward_of(Objective(kind="reward", function="math:sqrt"), 1.0)
     with pytest.raises(ObjectiveError, match="raised TypeError"):
         found(ANSWERS)
     assert reward_of(Objective(kind="reward", function="builtins:bool"), 1.0)(ANSWERS) == [1.0] * 3

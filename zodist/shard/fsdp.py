@@ -25,25 +25,21 @@ def shard(
     """Cut a model of the meta device over the default group, and read this worker's rows of every parameter.
 
     Each layer of a list of layers is gathered for its own forward; what is in none of them (embeddings, last norm, head) for
-    the whole forward, since the ends of a model may be tied.
+    the whole forward, since the ends of a model may be tied.  There is memory for the own rows alone.
     """
     places = places_of(model)
-    bare = {name: module._parameters[key] for name, [(module, key), *_] in places.items()}
-    names = {
-        id(value): name for name, value in bare.items()
-    }  # ``bare`` keeps them, or an id could be another's later
-    group = init_device_mesh(device.type, (mesh.size,))
-    units = list(_layers(model))
-    for unit in [*units, model]:
-        for value in list(unit.parameters()):
-            name = names.get(id(value))  # None: a unit within this one has it
-            if name is not None:
-                put(places[name], _rows(name, tuple(value.shape), files, mesh, dtype, device))
-        if mesh.size > 1:  # in a group of one, what it gathers has no version in torch's inference mode
+    if mesh.size > 1:  # in a group of one, what it gathers has no version in torch's inference mode
+        group = init_device_mesh(device.type, (mesh.size,))
+        for unit in [*_layers(model), model]:
             cut: Any = fully_shard(unit, mesh=group, reshard_after_forward=True)
             if device.type == "cpu" and hasattr(cut, "set_custom_all_gather"):  # torch 2.9
                 cut.set_custom_all_gather(Gather())
-    return Cut([_held(name, mesh, at) for name, at in places.items()])
+        _make_room(model, device)
+    else:
+        for at in places.values():
+            module, key = at[0]
+            put(at, torch.empty_like(module._parameters[key], device=device))  # type: ignore[arg-type]
+    return Cut([_read(name, files, mesh, at) for name, at in places.items()])
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -52,25 +48,24 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
 
 
-def _rows(
-    name: str,
-    shape: tuple[int, ...],
-    files: WeightFiles,
-    mesh: Mesh,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> torch.Tensor:
-    """A tensor of the whole shape whose own rows are read; memory for the others is never touched."""
-    first, stop = (row * math.prod(shape[1:]) for row in chunk(shape[0], mesh.size, mesh.place))
-    whole = torch.empty(shape, dtype=dtype, device=device)
-    files.read_(name, shape, first, whole.view(-1)[first:stop])
-    return whole
+def _make_room(model: nn.Module, device: torch.device) -> None:
+    """Memory for the own rows of what is on the meta device, for a tied parameter once; as nn.Module.to_empty does it."""
+    made: dict[int, torch.Tensor] = {}
+
+    def room(value: torch.Tensor) -> torch.Tensor:
+        if not value.is_meta:
+            return value
+        return made.setdefault(id(value), torch.empty_like(value, device=device))
+
+    model._apply(room)
 
 
-def _held(name: str, mesh: Mesh, places: list[Place]) -> Held:
+def _read(name: str, files: WeightFiles, mesh: Mesh, places: list[Place]) -> Held:
     module, key = places[0]
     value = module._parameters[key]
     assert value is not None  # every place was found by its value
     shape, own = tuple(value.shape), value.to_local() if isinstance(value, DTensor) else value
-    first, _ = chunk(shape[0], mesh.size, mesh.place)
-    return Held(name, shape, first * math.prod(shape[1:]), own.detach().view(-1), places[0])
+    first = chunk(shape[0], mesh.size, mesh.place)[0] * math.prod(shape[1:])
+    held = Held(name, shape, first, own.detach().view(-1), places[0])
+    files.read_(name, shape, first, held.own)
+    return held
