@@ -28,10 +28,20 @@ tests() {
     python -m pytest -q --durations=15 -n auto --dist loadfile "$@" 2>&1 | tee "$log"
 }
 
+# transformers imports torchao wherever it finds it, two seconds in every process: so it lies apart, for the one file that needs it.
+# shellcheck disable=SC2329
+quantised() {
+    [[ -d $venv/torchao ]] ||
+        python -m pip install --quiet --disable-pip-version-check --no-deps --target "$venv/torchao" \
+            --constraint launch/constraints.txt torchao || return
+    PYTHONPATH=$venv/torchao python -m pytest -q tests/test_quantise.py
+}
+
 check ruff check .
 check ruff format --check .
 check pyright
 check tests "$@"
+(($#)) || check quantised
 
 printf '\n'
 if ((status)); then
