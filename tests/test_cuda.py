@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import make_place
-from triton_cases import CASES
+from triton_matrix_cases import CASES
 
 from zodist.config import load
 from zodist.errors import ModelError

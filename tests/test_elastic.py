@@ -62,12 +62,12 @@ def slow(seconds: float, only: int = -1, mark: str = "") -> None:
     def slowly(self, step, round, lr, probes, lanes):
         losses = self.losses
 
-        def waiting(probe, indices):
+        def waiting(*asked):
             if only in (-1, step):
                 if mark:
                     Path(mark).touch()
                 time.sleep(seconds)
-            return losses(probe, indices)
+            return losses(*asked)
 
         self.losses = waiting
         try:

@@ -44,7 +44,7 @@ def both(name: str, device: torch.device, *arguments: Any, wrote: Sequence[int])
     """Run a kernel of this name on the CPU and on the device; what it wrote, by place among the arguments, is equal."""
     kernels = on_cuda(device)
     ours = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
-    theirs = [_sent(kernels, a) for a in arguments]
+    theirs = [sent(kernels, a) for a in arguments]
     getattr(HOST, name)[False](*ours)
     getattr(kernels, name)[False](*theirs)
     for place in wrote:
@@ -54,9 +54,9 @@ def both(name: str, device: torch.device, *arguments: Any, wrote: Sequence[int])
         assert got.tobytes() != arguments[place].tobytes() or not got.size, f"{name} wrote nothing"
 
 
-def _sent(kernels: Kernels, value: Any) -> Any:
+def sent(kernels: Kernels, value: Any) -> Any:
     if isinstance(value, tuple):
-        return tuple(_sent(kernels, v) for v in value)
+        return tuple(sent(kernels, v) for v in value)
     return kernels.send(value.copy()) if isinstance(value, np.ndarray) else value
 
 
@@ -201,7 +201,7 @@ def rules(device: torch.device) -> None:
         place = rule, kind, weights(kind, n), 1001, gradient, first, second
         wrote = [2, *([5] if len(first) else []), *([6] if len(second) else [])]
         kernels = on_cuda(device)
-        ours, theirs = [_copy(a) for a in place], [_sent(kernels, a) for a in place]
+        ours, theirs = [_copy(a) for a in place], [sent(kernels, a) for a in place]
         HOST.move[False](*ours, every, PARAM, ROUND_KEY)
         kernels.move[False](*theirs, every, PARAM, ROUND_KEY)
         for at in wrote:
@@ -210,66 +210,6 @@ def rules(device: torch.device) -> None:
 
 def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-@case
-def project(device: torch.device) -> None:
-    """Rows in one piece and by name, shorter than the sixteen sums and longer than a tile, with and without weights."""
-    along, scale = np.float32(0.7), np.float32(1.3)
-    for number, (law, n) in enumerate([(GAUSSIAN, 7), (RADEMACHER, 160), (GAUSSIAN, 1100), (GAUSSIAN, 403)]):
-        kind, (keys, tables) = KINDS[number % 3], setting(number, 1 + number % 2, number % 3, 1024)
-        words = weights(kind, 5 * n) if number != 1 else np.empty(0, np.uint32)
-        given = law, keys, tables, PARAM, ROLE, floats(number, n), along, scale
-        for rows in (range(1, 4), np.array([3, 0, 4, 3])):
-            host = np.arange(1, 4) if isinstance(rows, range) else rows
-            want, kernels = room(FLOAT32, len(tables), len(host), n), on_cuda(device)
-            got = kernels.send(want.copy())
-            HOST.project[False](kind, FLOAT32, words, 0, host, n, want, *given)
-            place = kind, FLOAT32, words, 0, kernels.send(rows) if rows is host else rows, n, got, *given
-            kernels.project[False](*(_sent(kernels, a) for a in place))
-            assert got.cpu().numpy().tobytes() == want.tobytes(), (law, n, rows)
-
-
-@case
-def projections_in_parts(device: torch.device) -> None:
-    """Rows that do not fit the scratch go one part after the other."""
-    from zodist.kernels import cuda_project
-
-    held, cuda_project.SCRATCH = cuda_project.SCRATCH, 3 * 48
-    try:
-        ours, theirs = parameters(device, BFLOAT16)
-        law = Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.float32([[0.02], [1.0]]))
-        for rows in (False, True):
-            assert _points(law, ours[0], rows).tobytes() == _points(law, theirs[0], rows).tobytes()
-    finally:
-        cuda_project.SCRATCH = held
-
-
-@case
-def ratio(device: torch.device) -> None:
-    """Steps of several base seeds, of one and of none; ranges cut at both ends."""
-    first = np.array([0, 2, 3, 3], np.int64)
-    for number, law in enumerate(LAWS):
-        keys, (tables,) = setting(number, 1, 3, 1024 << number)
-        shares, squares = np.float32([0.5, 0.3, 0.2]), np.float32([0.1, 0.2, 0.7])
-        start, n = 1000 + 24 * number, 700
-        given = first, shares, squares, np.float32(1e-8), np.float32(0.3), PARAM, ROLE
-        out = np.zeros(n, np.float32)
-        both("ratio", device, start, start + n, out, law, keys, tables, *given, wrote=[2])
-
-
-@case
-def descend_outer(device: torch.device) -> None:
-    """Cut inside a row; weights of both zeros, for the sign of a difference of zeros counts too."""
-    for number, kind in enumerate(KINDS):
-        n, origin = (7, 160, 1100)[number], 995
-        words = weights(kind, 700)
-        words[:8] = np.tile(np.array([0, 1 << (31 if kind == FLOAT32 else 15)], words.dtype), 4)
-        m = (origin + 700) // n + 1
-        table = floats(2, 4, 16)
-        table[0, ::3] = 0.0
-        place = kind, words, origin, np.sign(floats(number, m)), np.sign(floats(7, n)), table
-        both("descend_outer", device, *place, PARAM, np.float32(0.99), ROUND_KEY, wrote=[1])
 
 
 @case
@@ -316,7 +256,7 @@ EVERY: list[Law] = [
 POINTS = [Combination.of((7 << 16 | n, 1e-2 * (n + 1))) for n in range(2)]
 
 
-def _points(law: Law, param: Param, rows: bool) -> np.ndarray:
+def points_at(law: Law, param: Param, rows: bool) -> np.ndarray:
     """Every row of a matrix at two points, or a vector."""
     n, out_of = param.weights.numel(), param.weights
     laid = law.lay(param, POINTS, {})
@@ -338,7 +278,11 @@ def laws(device: torch.device) -> None:
         wanted = slice(0, 1) if isinstance(law, (LowRank, Projected)) else slice(0, 2)
         for a, b in zip(ours[wanted], theirs[wanted], strict=True):
             for rows in (False, True)[: len(a.shape)]:
-                assert _points(law, a, rows).tobytes() == _points(law, b, rows).tobytes(), (law, a.name, rows)
+                assert points_at(law, a, rows).tobytes() == points_at(law, b, rows).tobytes(), (
+                    law,
+                    a.name,
+                    rows,
+                )
         for held in (ours[wanted], theirs[wanted]):
             rule = RULES["sgd"](Settings(), held)
             rule.apply_(POINTS[0] + POINTS[1], {p.id: law for p in held}, 0.1, 12345)
@@ -384,8 +328,10 @@ def forwards(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
+    from triton_matrix_cases import CASES as EVERY
+
     found = {}
-    for name, function in CASES.items():
+    for name, function in EVERY.items():
         try:
             function(torch.device("cpu"))
             found[name] = ""

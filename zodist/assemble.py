@@ -17,7 +17,8 @@ from zodist import __version__, noise, packing, params
 from zodist.adapter import attached
 from zodist.config import Config
 from zodist.errors import ModelError, TaskError
-from zodist.evaluate import Gather, evaluate
+from zodist.evaluate import evaluate
+from zodist.exchange import Gather
 from zodist.forward import Evaluator
 from zodist.launcher import start
 from zodist.methods import METHODS, Probe

@@ -5,7 +5,7 @@ Examples are cut into fixed pieces, whoever evaluates them; what was measured of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zodist.drawing import Address
+from zodist.exchange import Gather
 from zodist.forward import Evaluator
 from zodist.tasks import Batch, Task
 from zodist.tasks.score import Score
@@ -21,10 +22,6 @@ from zodist.writing import Manner, Opened, Texts, write
 
 PIECE = 32  # examples per forward: fixed, since the last bits of a score depend on who shares its forward
 TOKENS = 8192  # of a forward, padding included; an example may be larger
-
-
-# gather(count, size, make): the payloads of `count` items of `size` bytes, shared out among workers.
-Gather = Callable[[int, int, Callable[[int], bytes]], list[bytes]]
 
 
 def evaluate(

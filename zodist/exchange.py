@@ -14,6 +14,8 @@ from zodist.errors import ExchangeError
 from zodist.launcher import start
 from zodist.threads import cores
 
+# gather(count, size, make): the payloads of `count` items of `size` bytes, shared out among workers.
+Gather = Callable[[int, int, Callable[[int], bytes]], list[bytes]]
 _BEGUN = 56  # bytes that go along with the length of what is shared: both fill the smallest frame (exchange_frames.py)
 
 

@@ -19,7 +19,7 @@ from zodist.api.data import content
 from zodist.assemble import Parts
 from zodist.direction import Cache, Combination, Law
 from zodist.errors import ModelError
-from zodist.evaluate import Gather
+from zodist.exchange import Gather
 from zodist.methods import Probe
 from zodist.params import Param
 from zodist.step import Replica

@@ -14,8 +14,7 @@ from zodist import params, snapshot
 from zodist.config import Config
 from zodist.direction import Law
 from zodist.errors import SnapshotError
-from zodist.evaluate import Gather
-from zodist.exchange import Exchange, collect
+from zodist.exchange import Exchange, Gather, collect
 from zodist.launcher import start
 from zodist.model import device_of
 from zodist.params import Param
