@@ -119,7 +119,9 @@ def test_without_points_the_weights_write():
 def test_numbers_that_are_not_numbers_give_no_text():
     model = tiny("llama-tied")
     evaluator = Evaluator(model, collect(model), lambda param: DENSE)
-    found = write(evaluator, [Combination.of((1 << 16, float("nan"))), Combination.of()], [ROWS] * 2, manner(0.0))
+    found = write(
+        evaluator, [Combination.of((1 << 16, float("nan"))), Combination.of()], [ROWS] * 2, manner(0.0)
+    )
     assert found[0] == [None] * 3 and None not in found[1]
 
 

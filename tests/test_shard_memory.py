@@ -54,6 +54,7 @@ steps = 3
 threads = 1
 [model]
 name = "{folder}/model"
+dtype = "bfloat16"
 train = "layers.[05]."
 [task]
 name = "{task}"

@@ -111,9 +111,11 @@ def test_a_sweep_takes_the_allocation_as_it_is(lab: Cluster, place: Place, tmp_p
     assert ddp["hosts"] == "2 hosts of the allocation" and (tmp_path / "step.png").exists()
 
 
-def test_the_workers_of_a_node_hold_a_model_together(lab: Cluster, place: Place, tmp_path: Path):
+def test_the_workers_of_a_node_hold_a_model_together(
+    lab: Cluster, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Two nodes of two workers each: two replicas in two parts."""
-    lab.environment["WORKERS_PER_NODE"] = "2"
+    monkeypatch.setitem(lab.environment, "WORKERS_PER_NODE", "2")
     settings = ("run.steps=4", *ENDLESS[1:])
     folder = tmp_path / "run"
     job = submit(lab, place, "zero_inference", *settings, "shard.kind=fsdp", f"run.folder={folder}")

@@ -34,6 +34,7 @@ steps = {steps}
 threads = {threads}
 [model]
 name = "{folder}/model"
+dtype = "bfloat16"
 [task]
 name = "{task}"
 train = 8
