@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -124,7 +126,7 @@ def moved(name: str, kind, answer) -> tuple[int, float]:
     """The digest of the weights after three steps, and the last step's loss as the run reports it."""
     chosen, settings = weights(), config.Rule(lr=1e-4)
     rule = RULES["sgd"](settings, chosen)
-    given = {"seed": 7, "steps": 3, "data_lanes": 2}
+    given: dict[str, Any] = {"seed": 7, "steps": 3, "data_lanes": 2}
     machine = Replica(chosen, subject(name).build(probes=4), rule, **given, shaping=kind)
     before, loss = params.digest(chosen), 0.0
     while machine.step < 3:

@@ -251,7 +251,7 @@ EVERY: list[Law] = [
     RankOne(),
     Signed(GAUSSIAN),
     LowRank(thin),
-    Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.float32([[0.02], [1.0]])),
+    Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.array([[0.02], [1.0]], np.float32)),
 ]
 POINTS = [Combination.of((7 << 16 | n, 1e-2 * (n + 1))) for n in range(2)]
 
@@ -328,10 +328,10 @@ def forwards(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    from triton_matrix_cases import CASES as EVERY
+    from triton_matrix_cases import CASES as ALL
 
     found = {}
-    for name, function in EVERY.items():
+    for name, function in ALL.items():
         try:
             function(torch.device("cpu"))
             found[name] = ""

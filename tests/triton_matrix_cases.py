@@ -42,7 +42,7 @@ def projections_in_parts(device: torch.device) -> None:
     held, cuda_project.SCRATCH = cuda_project.SCRATCH, 3 * 48
     try:
         ours, theirs = parameters(device, BFLOAT16)
-        law = Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.float32([[0.02], [1.0]]))
+        law = Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.array([[0.02], [1.0]], np.float32))
         for rows in (False, True):
             assert points_at(law, ours[0], rows).tobytes() == points_at(law, theirs[0], rows).tobytes()
     finally:
@@ -55,7 +55,7 @@ def ratio(device: torch.device) -> None:
     first = np.array([0, 2, 3, 3], np.int64)
     for number, law in enumerate(LAWS):
         keys, (tables,) = setting(number, 1, 3, 1024 << number)
-        shares, squares = np.float32([0.5, 0.3, 0.2]), np.float32([0.1, 0.2, 0.7])
+        shares, squares = np.array([0.5, 0.3, 0.2], np.float32), np.array([0.1, 0.2, 0.7], np.float32)
         start, n = 1000 + 24 * number, 700
         given = first, shares, squares, np.float32(1e-8), np.float32(0.3), PARAM, ROLE
         out = np.zeros(n, np.float32)

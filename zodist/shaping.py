@@ -62,7 +62,7 @@ class Shape:
                 f"rule.shaping = {kind!r} compares the numbers of a step, of which the method asks for {probes * points} on "
                 "each data lane, so that only a sign would be left; set method.probes to 2 or more, or rule.shaping = 'none'"
             )
-        fine = np.isfinite(losses).all(axis=2)
+        fine = np.logical_and.reduce(np.isfinite(losses), axis=2)
         means = np.array(
             [[math.fsum(own) / points for own in item] for item in np.where(fine[..., None], losses, 0.0)]
         )
@@ -75,7 +75,7 @@ class Shape:
 
     def __call__(self, losses: np.ndarray) -> np.ndarray:
         """The numbers of a round as the method shall see them: float64 of the same shape."""
-        fine = np.isfinite(losses).all(axis=2)
+        fine = np.logical_and.reduce(np.isfinite(losses), axis=2)
         centres = self.centres[np.arange(len(losses)) % len(self.centres)]
         with np.errstate(invalid="ignore"):  # of the rows that are put back
             advantages = losses - centres

@@ -84,7 +84,7 @@ def _weights(path: Path, model: torch.nn.Module) -> None:
         for name, p in named.items():
             for start in range(0, p.numel(), _PIECE):
                 piece = _piece(name, tuple(p.shape), start, min(_PIECE, p.numel() - start))
-                file.write(memoryview(piece.view(torch.uint8).numpy()))
+                file.write(piece.view(torch.uint8).numpy().data)
 
 
 def _piece(name: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:

@@ -141,7 +141,8 @@ def measure(asked: Shards) -> Found:
         digests = [found["digest"] for found in map(json.loads, lines) if "digest" in found]
     marks = watch.marks
     seconds = [b - a for a, b in zip(marks[1:], marks[2:], strict=False)]
-    return Found(parameters, *watch.peaks, marks[0] - begun, seconds, digests)
+    private, mapped, reserved = watch.peaks
+    return Found(parameters, private, mapped, reserved, marks[0] - begun, seconds, digests)
 
 
 class _Watch:
@@ -149,7 +150,7 @@ class _Watch:
 
     def __init__(self, journal: Path) -> None:
         self.journal, self.marks = journal, list[float]()
-        self.peaks = [0, 0, 0]
+        self.peaks = (0, 0, 0)
 
     def look(self, pids: Sequence[int]) -> None:
         """Once."""
@@ -166,7 +167,7 @@ class _Watch:
                 for key in ("RssAnon", "RssFile", "RssShmem", "VmData")
             )
             now = (own, file + shared, reserved)
-            self.peaks = [max(pair) for pair in zip(self.peaks, now, strict=True)]
+            self.peaks = tuple(max(pair) for pair in zip(self.peaks, now, strict=True))
 
 
 def _run(asked: Shards, config: Path, journal: Path) -> _Watch:

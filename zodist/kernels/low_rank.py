@@ -11,42 +11,10 @@ import numpy as np
 from numba import prange
 
 from zodist.kernels.cpu import compile_forms
-from zodist.kernels.linalg import add_rows
+from zodist.kernels.linalg import WIDTH, add_four, add_rows
 from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
 
 CHUNK = 32  # tiles per task: their numbers, 128 KiB, stay in the second-level cache
-WIDTH = 1024  # columns of four rows at a time: these, and four rows of the right factor, stay in the first-level cache
-
-
-@compile_tile
-def _add_four(c, rows, first, last, total):
-    """total[i * WIDTH + j] += sum_k c[i, k] * rows[k, first + j] for four i and j < last - first, in the order of k.
-
-    Four terms at a time: a number of ``rows`` is then loaded once for four products, and a sum once for four terms.  The
-    four sums lie at constant distances in one array because LLVM can then prove that they never overlap.
-    """
-    n, count = last - first, rows.shape[0]
-    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-    for k in range(0, count - 3, 4):
-        a0, a1, a2, a3 = c0[k], c0[k + 1], c0[k + 2], c0[k + 3]
-        b0, b1, b2, b3 = c1[k], c1[k + 1], c1[k + 2], c1[k + 3]
-        d0, d1, d2, d3 = c2[k], c2[k + 1], c2[k + 2], c2[k + 3]
-        e0, e1, e2, e3 = c3[k], c3[k + 1], c3[k + 2], c3[k + 3]
-        x0, x1 = rows[k, first:last], rows[k + 1, first:last]
-        x2, x3 = rows[k + 2, first:last], rows[k + 3, first:last]
-        for j in range(n):
-            y0, y1, y2, y3 = x0[j], x1[j], x2[j], x3[j]
-            total[j] = total[j] + a0 * y0 + a1 * y1 + a2 * y2 + a3 * y3
-            total[j + WIDTH] = total[j + WIDTH] + b0 * y0 + b1 * y1 + b2 * y2 + b3 * y3
-            total[j + 2 * WIDTH] = total[j + 2 * WIDTH] + d0 * y0 + d1 * y1 + d2 * y2 + d3 * y3
-            total[j + 3 * WIDTH] = total[j + 3 * WIDTH] + e0 * y0 + e1 * y1 + e2 * y2 + e3 * y3
-    for k in range(count // 4 * 4, count):
-        a, b, d, e, x = c0[k], c1[k], c2[k], c3[k], rows[k, first:last]
-        for j in range(n):
-            total[j] = total[j] + a * x[j]
-            total[j + WIDTH] = total[j + WIDTH] + b * x[j]
-            total[j + 2 * WIDTH] = total[j + 2 * WIDTH] + d * x[j]
-            total[j + 3 * WIDTH] = total[j + 3 * WIDTH] + e * x[j]
 
 
 @compile_tile
@@ -59,7 +27,7 @@ def _product_range(left, right, start, total, four):
             for first in range(0, n, WIDTH):
                 last = min(first + WIDTH, n)
                 four[:] = ZERO
-                _add_four(left[row : row + 4], right, first, last, four)
+                add_four(left[row : row + 4], right, first, last, four)
                 for i in range(4):
                     into, made = (
                         total[at + i * n + first : at + i * n + last],

@@ -157,7 +157,7 @@ class _At:
     def logits(self, batch: Batch) -> torch.Tensor:
         return self.evaluator.logits([self.point], batch)[0]
 
-    def write(self, *given: Any) -> Texts:
+    def write(self, *given: Any, **named: Any) -> Texts:
         raise NotImplementedError  # tasks that write have Written
 
 

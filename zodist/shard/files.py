@@ -10,8 +10,9 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, final
 
 import torch
 
@@ -41,7 +42,7 @@ class _File(ABC):
 @final
 class _Safetensors(_File):
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("rb")
+        self._file: BufferedReader = path.open("rb")
         length = int.from_bytes(self._file.read(8), "little")
         if length > _LONGEST:
             raise ValueError("its header is too long")
@@ -56,7 +57,7 @@ class _Safetensors(_File):
         entry = self._entries[key]
         dtype = _BY_NAME[entry["dtype"]]
         staged = torch.empty(min(_PIECE // dtype.itemsize, out.numel()), dtype=dtype)
-        words = memoryview(staged.view(torch.uint8).numpy())
+        words = staged.view(torch.uint8).numpy().data
         self._file.seek(self._begin + entry["data_offsets"][0] + first * dtype.itemsize)
         for start in range(0, out.numel(), len(staged)):
             count = min(len(staged), out.numel() - start)
