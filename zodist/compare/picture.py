@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zodist.compare.plan import folder_of
+from zodist.compare.plan import MEZO, folder_of
 from zodist.compare.results import Line, Mean, mean, seconds
 from zodist.compare.table import Row
 from zodist.errors import JournalError
 from zodist.metrics import read_lines
 
 PICTURE = "compare.png"
-# Ten colours are told apart more easily than twenty; the dash tells the tens.
-DASHES = ("-", "--", ":")
+COLOURED = 10  # colours that are told apart; of more rows these, and MeZO, are shown in colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +66,27 @@ def curve_of(out: Path, runs: Sequence[Line]) -> Curve | None:
 
 
 def draw(out: Path, rows: Sequence[Row]) -> Path:
-    """Draw compare.png in a comparison's folder and return its path; the legend is in the order of the rows."""
+    """Draw compare.png in a comparison's folder and return its path; the legend is in the order of the rows.
+
+    Where there are more rows than colours, the best of them and MeZO have one, and the others are thin and grey.
+    """
     from matplotlib.figure import Figure
 
     curves = [(row, found) for row in rows if (found := curve_of(out, row.runs)) is not None]
     accuracy = all(curve.accuracy is not None for _, curve in curves) and bool(curves)
-    height = max(3.6 * (1 + accuracy), 0.21 * len(curves) + 0.6)
+    height = 3.6 * (1 + accuracy)
     figure = Figure(figsize=(12.0, height), layout="constrained")
     panels = figure.subplots(1 + accuracy, 2, squeeze=False, sharey="row")
-    for number, (row, curve) in enumerate(curves):
-        style = {"color": f"C{number % 10}", "linestyle": DASHES[number // 10 % len(DASHES)]}
+    labels = [row.label for row, _ in curves]
+    best = labels if len(labels) <= COLOURED else [name for name in labels if name != MEZO][: COLOURED - 1]
+    bright = [name for name in labels if name in (*best, MEZO)]
+    others = "others"
+    for row, curve in curves:
+        grey = row.label not in bright
+        label = row.label
+        if grey:
+            label, others = others, "_"  # which matplotlib leaves out of the legend
+        style = {"color": "0.8", "linewidth": 0.7, "zorder": 1} if grey else _style(bright.index(row.label))
         for axes, y in zip(panels, (curve.loss, curve.accuracy), strict=False):
             if y is None:
                 continue
@@ -86,8 +96,9 @@ def draw(out: Path, rows: Sequence[Row]) -> Path:
             for panel, x in zip(axes, (curve.forwards, curve.seconds), strict=True):
                 if x is None:
                     continue
-                panel.plot(x, values, linewidth=1.3, label=row.label, **style)
-                panel.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
+                panel.plot(x, values, label=label, **style)
+                if not grey:
+                    panel.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
     _leave_out_exploded(panels[0][0], [curve for _, curve in curves])
     split = curves[0][1].split if curves else "validation"
     names = (f"{split} loss (nats)", f"{split} accuracy (%)")
@@ -105,6 +116,10 @@ def draw(out: Path, rows: Sequence[Row]) -> Path:
     except OSError as error:
         raise JournalError(f"cannot write {path}: {error.strerror}") from error
     return path
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": f"C{number}", "linewidth": 1.3}
 
 
 def _leave_out_exploded(panel: Any, curves: Sequence[Curve]) -> None:
