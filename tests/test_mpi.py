@@ -78,7 +78,7 @@ def test_payloads_arrive_in_worker_order_and_one_signal_is_known_to_all(tmp_path
     (tmp_path / "talk.py").write_text(TALK)
     done = start(3, tmp_path / "talk.py", tmp_path, 60)
     assert done.wait(120) == 0, done.communicate()
-    sent = 2 * (16 + 65 + 100_000 + 5 + 8 + 6)
+    sent = 2 * (16 + 65 + 100_000 + 5 + 64)  # what is shared takes 64 bytes at least
     for worker in range(3):
         assert (tmp_path / str(worker)).read_text() == f"b'config' {sent} {sent} False\nTrue\nclosed\n"
 

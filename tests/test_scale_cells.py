@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -115,7 +116,12 @@ def test_an_interrupted_sweep_leaves_no_host(tmp_path: Path) -> None:
         "--steps",
         "1000000",
     )
-    process = subprocess.Popen(command(tmp_path, *options), stderr=subprocess.PIPE, text=True)
+    heeded = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background job ignores it
+    process = subprocess.Popen(
+        command(tmp_path, *options), stderr=subprocess.PIPE, text=True, preexec_fn=heeded
+    )
     try:
         wait_for(lambda: len(hosts_of(process.pid)) == 3, 120)
         process.send_signal(signal.SIGINT)
