@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zodist.direction import Combination
 from zodist.drawing import Address
 from zodist.exchange import Gather
 from zodist.forward import Evaluator
@@ -68,13 +69,14 @@ def cut(task: Task, examples: Sequence[Example]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Weights:
-    """The evaluator's model without perturbation, as a task reads it."""
+    """The evaluator's model as a task reads it.  points: the weights themselves, or one point near them."""
 
     evaluator: Evaluator
+    points: tuple[Combination, ...] = ()
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits that enter the loss: [rows, keep, columns]."""
-        return self.evaluator.logits((), batch)[0]
+        return self.evaluator.logits(self.points, batch)[0]
 
     def write(
         self,
@@ -87,4 +89,4 @@ class Weights:
     ) -> Texts:
         """The tokens that follow each prompt, see Reader and zodist.writing."""
         manner = Manner(most, tuple(stops), pad, temperature)
-        return write(self.evaluator, (), [Opened(prompts, addresses)], manner)[0]
+        return write(self.evaluator, self.points, [Opened(prompts, addresses)], manner)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ import torch
 from zodist import noise
 from zodist.direction import Combination
 from zodist.errors import TaskError
+from zodist.evaluate import Weights
 from zodist.objective.judged import JudgedTask, opened
-from zodist.tasks import Batch, Task
+from zodist.tasks import Task
 from zodist.tasks.choice import ChoiceTask
 from zodist.tasks.classification import ClassificationTask
 from zodist.tasks.generation import GenerationTask
@@ -129,15 +130,11 @@ class Measured:
         pieces: Sequence[Pieces],
         places: Sequence[tuple[int, int]],
     ) -> np.ndarray:
-        return np.array(
-            [
-                [self._number(evaluator, point, own) for point in probe.points]
-                for probe, own in zip(probes, pieces, strict=True)
-            ]
-        )
+        pairs = zip(probes, pieces, strict=True)
+        return np.array([[self._number(evaluator, at, own) for at in probe.points] for probe, own in pairs])
 
     def _number(self, evaluator: Evaluator, point: Combination, pieces: Pieces) -> float:
-        reader = _At(evaluator, point)
+        reader = Weights(evaluator, (point,))
         figures = torch.cat([self.task.measure(reader, piece) for piece in pieces])
         if figures[:, 0].isnan().any():
             return math.nan
@@ -145,20 +142,6 @@ class Measured:
 
     def aim(self, score: Score) -> float:
         return _aim(self.kind, score)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _At:
-    """The model at one point, as a task reads it."""
-
-    evaluator: Evaluator
-    point: Combination
-
-    def logits(self, batch: Batch) -> torch.Tensor:
-        return self.evaluator.logits([self.point], batch)[0]
-
-    def write(self, *given: Any, **named: Any) -> Texts:
-        raise NotImplementedError  # tasks that write have Written
 
 
 @dataclass(frozen=True, eq=False, slots=True)
