@@ -232,3 +232,16 @@ class Fleet:
         time.sleep(0.5)
         names = ["supervisor", *(f"worker-{n}" for n in range(len(self.workers)))]
         return "\n".join(f"{name}:\n{self.log(name)[-3000:]}" for name in names)
+
+
+def slow_replay(seconds: float) -> None:
+    """Make every replayed step of this process take so long."""
+    from zodist.step import Replayed
+
+    call = Replayed.__call__
+
+    def slowly(self, *question):
+        time.sleep(seconds)
+        return call(self, *question)
+
+    Replayed.__call__ = slowly  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from elastic_runs import Fleet, free_port, work
+from elastic_runs import Fleet, free_port, slow_replay, work
 
 
 def member(place: int, size: int, port: int, prepare: Callable[..., None] | None, args: tuple) -> None:
@@ -31,19 +31,6 @@ def group(
         fleet.work(1, *settings, prepare=member, args=(place, size, port, prepare, args))
         for place in range(size)
     ]
-
-
-def slow_replay(seconds: float) -> None:
-    """Make every replayed step of this process take so long."""
-    from zodist.step import Replayed
-
-    call = Replayed.__call__
-
-    def slowly(self, *question):
-        time.sleep(seconds)
-        return call(self, *question)
-
-    Replayed.__call__ = slowly  # type: ignore[method-assign]
 
 
 class Launched:

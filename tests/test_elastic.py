@@ -9,7 +9,7 @@ import signal
 from importlib.util import find_spec
 
 import pytest
-from elastic_runs import Fleet
+from elastic_runs import Fleet, slow_replay
 from runs import PATIENCE_S, finish, make_place, wait_for
 
 from zodist.audit import inspect
@@ -305,20 +305,6 @@ def test_a_joiner_with_a_snapshot_replays_only_what_came_after_it(long, long_ref
     said = [line for line in long.log("worker-1").splitlines() if line.startswith("joining")]
     assert said and int(said[0].split("steps: ")[1].split()[0]) >= 10, long.words()
     assert long.ended(first) == 0
-
-
-def slow_replay(seconds: float) -> None:
-    import time
-
-    from zodist.step import Replayed
-
-    call = Replayed.__call__
-
-    def slowly(self, *question):
-        time.sleep(seconds)
-        return call(self, *question)
-
-    Replayed.__call__ = slowly  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
