@@ -13,6 +13,7 @@ from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 _LARGEST = 32 << 20  # bytes; the highest threshold that glibc accepts
+_SMALL = 1 << 20  # bytes; what a part of a small layer has
 
 
 def prepare_environment() -> None:
@@ -34,12 +35,24 @@ def _keep_freed_memory() -> None:
 
     Buffers above 32 MB still go back at once.  Other C libraries have no such call, and need none.
     """
+    _mallopt({_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: 2**31 - 1})
+
+
+def return_freed_memory() -> None:
+    """Tell glibc the opposite, for weights that come and go in pieces: the heap had gaps as large as all of them.
+
+    Loading a sharded model of 344 MB left 270 MB of gaps, and 3 MB this way.
+    """
+    _mallopt({_MMAP_THRESHOLD: _SMALL, _TRIM_THRESHOLD: _SMALL})
+
+
+def _mallopt(options: dict[int, int]) -> None:
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     mallopt: Any = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 def cores() -> int:

@@ -26,7 +26,7 @@ from zodist.shard.lockstep import Lockstep, SteppingExchange
 from zodist.shard.mesh import mesh
 from zodist.shard.skeleton import skeleton
 from zodist.snapshot import Part, Tensors
-from zodist.threads import cores
+from zodist.threads import cores, return_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +59,7 @@ class Shards:
     def load(self, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase, str]:
         """The model, cut over the group, its tokenizer and fingerprint.  No worker has all weights in memory at any time."""
         c = self.config
+        return_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         model, tokenizer, files = skeleton(c.model.name, dtype, c.model.attention)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from zodist.architecture import is_masked, refusal
 from zodist.errors import ModelError
@@ -14,6 +15,20 @@ from zodist.shard.files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """torch.empty, which modules make their parameters with, takes no memory.
+
+    accelerate moves a parameter to the meta device once it is registered: until then an embedding has its room, and a
+    limit of memory is broken by a model of which no part is ever used.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        given = dict(kwargs or {})
+        if func is torch.empty and given.get("device") is None:
+            given["device"] = "meta"
+        return func(*args, **given)
 
 
 def skeleton(
@@ -34,7 +49,7 @@ def skeleton(
                 f"shards are cut of decoder-only language models, not of {type(config).__name__}"
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), _EmptyOnMeta():
             model = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=attention
             )
@@ -42,6 +57,10 @@ def skeleton(
         raise ModelError(
             f"{name!r} cannot be set up as a language model: {str(error).splitlines()[0]}; check the folder or the name"
         ) from error
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:  # one that the module left empty
+                setattr(module, key, torch.empty_like(buffer, device="cpu"))
     model.tie_weights()  # which the parameters' way to the meta device undid
     model.requires_grad_(False)
     model.config.use_cache = False
