@@ -128,6 +128,7 @@ def _terminated() -> Iterator[None]:
     """Let SIGTERM end the sweep as an interrupt from the keyboard does, so that its hosts are removed."""
 
     def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would leave the removal half done
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
