@@ -236,6 +236,7 @@ def test_the_first_at_a_loss_follows_from_steps_and_seconds(tmp_path: Path) -> N
     assert fast.winner == "ddp" and fast.margin == pytest.approx(16.0)
     said = sentence(found)
     assert "zodist loses on 1 of 2 links" in said and "no limit and 10 ms" in said
+    assert "zodist loses on all 1 links that are settled" in sentence([fast])
     assert [path.suffix for path in draw_map(found, tmp_path)] == [".png", ".svg"]
 
 

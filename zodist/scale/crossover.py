@@ -93,6 +93,8 @@ def sentence(firsts: Sequence[First]) -> str:
     if not lost:
         return f"zodist is first on all {len(known)} links that are settled, with these steps{open_}"
     listed = ", ".join(f"{_link(first)} ({first.winner} {first.margin:.3g} times sooner)" for first in lost)
+    if len(lost) == len(known):
+        return f"zodist loses on all {len(known)} links that are settled: {listed}{open_}"
     return f"zodist loses on {len(lost)} of {len(known)} links, and is first on the others: {listed}{open_}"
 
 
