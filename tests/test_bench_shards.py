@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig
+from shapes import shaped
+from transformers import AutoTokenizer
 
 from zodist.bench.random_model import write
 from zodist.bench.shards import Shards, measure_shards
 from zodist.errors import ConfigError
 from zodist.shard.files import WeightFiles
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 SHARDS = Shards(
     model="",
     kind="fsdp",
@@ -40,12 +31,6 @@ SHARDS = Shards(
     threads=1,
     folder="",
 )
-
-
-def shaped(folder: Path, **changes: Any) -> Path:
-    """A configuration without weights."""
-    LlamaConfig(**(SMALL | changes)).save_pretrained(folder)
-    return folder / "config.json"
 
 
 def test_a_random_model_is_a_model_folder(tmp_path: Path) -> None:

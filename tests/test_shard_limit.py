@@ -7,26 +7,15 @@ import os
 import resource
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 from runs import CONTEXT, PATIENCE_S
-from transformers import LlamaConfig
+from shapes import shaped
 
 from zodist.bench.random_model import write
 
-LEFT = (
-    224 << 20
-)  # bytes that a worker may take after its libraries are loaded, half of them stacks of gloo's threads
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
+# Bytes that a worker may take after its libraries are loaded, half of them stacks of gloo's threads.
+LEFT = 224 << 20
 CONFIG = """
 [run]
 folder = "{folder}/run"
@@ -54,12 +43,6 @@ digest_every = 1
 keep = 0
 plot = false
 """
-
-
-def shaped(folder: Path, **changes: Any) -> Path:
-    """A configuration without weights."""
-    LlamaConfig(**(SMALL | changes)).save_pretrained(folder)
-    return folder / "config.json"
 
 
 def _reserved() -> int:

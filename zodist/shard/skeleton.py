@@ -24,7 +24,7 @@ class _EmptyOnMeta(TorchFunctionMode):
     limit of memory is broken by a model of which no part is ever used.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = dict(kwargs or {})
         if func is torch.empty and given.get("device") is None:
             given["device"] = "meta"

@@ -17,7 +17,7 @@ class Loss:
         self.batch = batch_of(cell, model)
         b = self.batch
         masked = {"attention_mask": b.attention_mask, "position_ids": b.position_ids}
-        # As a number it makes a view of the last position, and a product of it with frozen weights copies them for every row.
+        # A number makes a view of the last position, whose product with frozen weights copies them for every row.
         last = torch.tensor([b.input_ids.shape[1] - 1])
         self.inputs = {"input_ids": b.input_ids, **masked, "use_cache": False, "logits_to_keep": last}
 
