@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from zodist.direction import Combination, Law
+from zodist.directions.direction import Combination, Law
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address

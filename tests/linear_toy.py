@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from zodist.direction import Combination, Law
-from zodist.matrix import LaidLowRank
+from zodist.directions.direction import Combination, Law
+from zodist.directions.matrix import LaidLowRank
 from zodist.methods import METHODS, Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from zodist import noise, packing
 from zodist.adapter import Adapter, attached, save
 from zodist.config import load
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError
 from zodist.evaluate import Weights
 from zodist.forward import Evaluator

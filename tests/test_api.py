@@ -23,7 +23,7 @@ from zodist import params
 from zodist.api.module import ModuleEvaluator
 from zodist.assemble import task_of
 from zodist.config import load
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError, TaskError
 from zodist.forward import Evaluator
 from zodist.model import load_model

@@ -17,7 +17,7 @@ from zodist import noise
 from zodist.compare.outcome import Outcome as Compared
 from zodist.compare.outcome import compare
 from zodist.config import load
-from zodist.direction import Combination, Dense, Law
+from zodist.directions.direction import Combination, Dense, Law
 from zodist.errors import ConfigError, JournalError
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods.blocks import block_of, draw, inclusion
 from zodist.methods.curvzo import CurvZO, CurvZOSettings
 from zodist.methods.steps import StepSeeds

@@ -11,12 +11,12 @@ import torch
 from exact import DTYPES, KINDS, PARAM, as_floats, random, stochastic, to_words, weights
 
 from zodist import noise
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
+from zodist.directions.matrix import LowRank
+from zodist.directions.rank_one import RankOne
 from zodist.kernels import low_rank, outer
 from zodist.kernels.tile import BFLOAT16, FLOAT32
-from zodist.matrix import LowRank
 from zodist.params import Param, address
-from zodist.rank_one import RankOne
 from zodist.rules import Sgd
 
 DECAY, ROUNDING = np.float32(0.97), np.uint64(0xFEEDFACECAFEBEEF)

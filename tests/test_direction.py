@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zodist import noise
-from zodist.direction import Combination, Dense, Term, coded_tables
+from zodist.directions.direction import Combination, Dense, Term, coded_tables
 
 PARAM = 0xDEADBEEF
 BASES = [0, 3 << 16, 0xFFFFFFFFFFFF0000]

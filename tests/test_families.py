@@ -10,14 +10,14 @@ import torch
 from models import CONFIGS, MORE, TinyBatch, batch, tiny
 
 from zodist import noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
+from zodist.directions.signed import Signed
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.packing import obstacle
 from zodist.params import Param, collect
 from zodist.shard.held import Gathered, Held
-from zodist.signed import Signed
 
 DENSE = Dense(noise.GAUSSIAN, True)
 PAIR = (Combination.of((5 << 16, 1e-2)), Combination.of((5 << 16, -1e-2)))

@@ -8,13 +8,13 @@ import torch
 from models import CONFIGS, batch, tiny
 
 from zodist import frame, noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
+from zodist.directions.rank_one import RankOne
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import collect, digest
-from zodist.rank_one import RankOne
 from zodist.rows import bytes_of_token
 
 EPS = 1e-2

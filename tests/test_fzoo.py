@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods import METHODS, Outcome
 from zodist.methods.fzoo import FZOO, FZOOSettings
 from zodist.methods.steps import StepSeeds

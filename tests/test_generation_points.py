@@ -10,13 +10,13 @@ import torch
 from models import CONFIGS, MORE, VOCABULARY, tiny
 
 from zodist import drawing, noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
+from zodist.directions.rank_one import RankOne
 from zodist.drawing import Address
 from zodist.errors import ModelError
 from zodist.evaluate import Weights
 from zodist.forward import Evaluator
 from zodist.params import Param, collect, digest
-from zodist.rank_one import RankOne
 from zodist.tasks.task import left_padded
 from zodist.writing import Manner, Opened, write
 

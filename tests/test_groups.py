@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models import CONFIGS, TinyBatch, batch, tiny
 
 from zodist import frame, noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.groups import Groups

@@ -12,15 +12,15 @@ import torch
 from models import TinyBatch, batch, tiny
 
 from zodist import noise
-from zodist.direction import Combination, Law
+from zodist.directions.direction import Combination, Law
+from zodist.directions.rank_one import RankOne
+from zodist.directions.signed import Signed
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.grzo import GRZO, GRZOSettings
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address, collect
-from zodist.rank_one import RankOne
-from zodist.signed import Signed
 
 
 def values(law: Law, param: Param, *at: Combination) -> np.ndarray:

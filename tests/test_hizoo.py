@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from zodist import noise
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.kernels import state
 from zodist.methods.hizoo import HiZOO, HiZOOSettings
 from zodist.methods.mezo import MeZO, MeZOSettings

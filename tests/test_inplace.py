@@ -14,7 +14,7 @@ from torch import Tensor
 from zodist import noise
 from zodist.bench import inplace
 from zodist.config import Rule
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.forward import Evaluator
 from zodist.params import Param, collect
 from zodist.rules import RULES

@@ -7,7 +7,7 @@ import pytest
 from driving import answer, begun, drive, moves, numbers, params
 from pydantic import ValidationError
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods.ldsd import LDSD, LDSDSettings
 from zodist.methods.steps import StepSeeds
 

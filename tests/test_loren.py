@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zodist import noise
-from zodist.direction import Combination, Law
+from zodist.directions.direction import Combination, Law
 from zodist.methods.loren import Loren, LorenSettings
 from zodist.methods.loren_released import LorenReleased, LorenReleasedSettings
 from zodist.methods.steps import StepSeeds, leave_one_out

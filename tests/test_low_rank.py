@@ -17,8 +17,8 @@ from linear_toy import (
     numbers,
 )
 
-from zodist.direction import Combination
-from zodist.matrix import LaidLowRank
+from zodist.directions.direction import Combination
+from zodist.directions.matrix import LaidLowRank
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.testing import CHECKS, subject

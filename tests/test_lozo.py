@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from linear_toy import SHAPES, answer, ask, build, factors, gradients_of, linear_step, numbers
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 
 BETA = 0.75
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from zodist import noise, packing
 from zodist.adapter import Adapter, attached
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.evaluate import Weights
 from zodist.forward import Evaluator

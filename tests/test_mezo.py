@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zodist import noise
-from zodist.direction import Combination, coded_tables
+from zodist.directions.direction import Combination, coded_tables
 from zodist.methods import METHODS, Outcome
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds, slopes

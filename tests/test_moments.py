@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
+from zodist.directions.moments import LaidRatio, Recent
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.moments import LaidRatio, Recent
 from zodist.params import Param, address, digest
 from zodist.rules import RULES, Rule
 from zodist.step import Replica

@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 from zodist import noise, packing
 from zodist.assemble import header, load_parts
 from zodist.config import load
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
+from zodist.directions.rank_one import RankOne
+from zodist.directions.signed import Signed
 from zodist.errors import ConfigError, ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.packing import Packed, pack_of
 from zodist.params import collect
 from zodist.prefix import FrozenPrefix
-from zodist.rank_one import RankOne
-from zodist.signed import Signed
 from zodist.tasks.classification import OptionRowsBatch
 from zodist.tasks.task import left_padded
 

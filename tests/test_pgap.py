@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zodist import noise
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods.pgap import Pgap, PgapSettings, signs
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, address

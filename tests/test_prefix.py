@@ -10,7 +10,7 @@ import torch
 from models import batch, tiny
 
 from zodist import noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.params import collect

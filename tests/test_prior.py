@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods import METHODS, Outcome
 from zodist.methods.prior import Prior, PriorSettings
 from zodist.methods.steps import StepSeeds, slopes

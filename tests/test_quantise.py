@@ -14,7 +14,7 @@ from zodist import noise
 from zodist.adapter import Adapter, attached
 from zodist.assemble import load_parts
 from zodist.config import load
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, ModelError
 from zodist.forward import Evaluator
 from zodist.params import collect

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodist import noise
-from zodist.direction import Combination, Dense, coded_tables
+from zodist.directions.direction import Combination, Dense, coded_tables
 from zodist.kernels.tile import FLOAT32
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.params import Param, address, digest

@@ -11,7 +11,7 @@ from driving import answer, begun, moves, numbers, params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.errors import ModelError
 from zodist.methods.sparse_mezo import SparseMeZO, SparseMeZOSettings
 from zodist.methods.steps import StepSeeds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from linear_toy import ask, build, build_on, factors, gradients_of, linear_step
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 
 SHAPE = {"w": (32, 20)}
 

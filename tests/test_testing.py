@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods import METHODS, Outcome, Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import slopes

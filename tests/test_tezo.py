@@ -8,9 +8,9 @@ import torch
 from linear_toy import SHAPES, answer, ask, build, factors, gradients_of, linear_step, numbers
 
 from zodist import noise
-from zodist.direction import Combination, Dense, Stored
+from zodist.directions.direction import Combination, Dense, Stored
+from zodist.directions.quotient import Quotient
 from zodist.methods import METHODS
-from zodist.quotient import Quotient
 
 BETAS = {"beta1": 0.75, "beta2": 0.875}
 STEPS = 5

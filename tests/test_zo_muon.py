@@ -17,7 +17,7 @@ from linear_toy import (
     numbers,
 )
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.kernels import linalg
 
 MATRIX = {"w": (16, 8)}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
+from zodist.directions.rank_one import code_bits
 from zodist.methods.steps import StepSeeds
 from zodist.methods.zodist import Zodist, ZodistSettings
 from zodist.params import Param, address
-from zodist.rank_one import code_bits
 
 SHAPES = {"w": (48, 64), "v": (32,)}
 

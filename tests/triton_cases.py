@@ -18,18 +18,18 @@ import torch
 from exact import DTYPES, HALVES, KINDS, PARAM, ROLE, ROUND_KEY, dress, random, setting, weights
 
 from zodist import noise
-from zodist.direction import Combination, Dense, Law
+from zodist.directions.direction import Combination, Dense, Law
+from zodist.directions.matrix import LowRank, Projected
+from zodist.directions.rank_one import RankOne
+from zodist.directions.signed import Signed
 from zodist.forward import Evaluator
 from zodist.kernels.device import HOST, Kernels, on_cuda
 from zodist.kernels.rules import ADAM, MOMENTUM, SGD, SIGN
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
-from zodist.matrix import LowRank, Projected
 from zodist.methods import Probe
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.params import Param, address, collect, digest
-from zodist.rank_one import RankOne
 from zodist.rules import RULES
-from zodist.signed import Signed
 
 LAWS = (GAUSSIAN, RADEMACHER)
 CASES: dict[str, Callable[[torch.device], None]] = {}

@@ -9,7 +9,7 @@ from exact import dress
 import zodist.replay
 import zodist.train  # noqa: F401
 from zodist import noise
-from zodist.direction import Combination, Dense, coded_tables
+from zodist.directions.direction import Combination, Dense, coded_tables
 from zodist.kernels import cpu
 from zodist.params import Param, as_words, digest
 

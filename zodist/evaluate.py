@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.drawing import Address
 from zodist.exchange import Gather
 from zodist.forward import Evaluator

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from zodist import singly
-from zodist.direction import Combination, Law
+from zodist.directions.direction import Combination, Law
 from zodist.errors import ModelError
 from zodist.frame import Frame
 from zodist.leaves import Forward, head, kind_of, linear

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from zodist.direction import Cache, Combination, Laid, Law
+from zodist.directions.direction import Cache, Combination, Laid, Law
 from zodist.errors import ModelError
 from zodist.params import Param
 from zodist.ragged import Ragged

@@ -15,9 +15,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from zodist.directions.matrix import LaidLowRank
 from zodist.errors import ModelError
 from zodist.frame import Frame
-from zodist.matrix import LaidLowRank
 from zodist.params import Param
 from zodist.ragged import Ragged
 

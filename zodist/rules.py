@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from zodist.direction import NONE, Cache, Combination, Laid, LaidFused, Law
+from zodist.directions.direction import NONE, Cache, Combination, Laid, LaidFused, Law
 from zodist.kernels import rules as kernels
 from zodist.kernels.cpu import SMALL
 from zodist.params import Param

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from zodist.directions.matrix import matrix_shape
+from zodist.directions.rank_one import LaidRankOne
+from zodist.directions.signed import LaidSigned
 from zodist.errors import ModelError
 from zodist.frame import Frame
 from zodist.leaves import Forward, Lookup, multiplies
-from zodist.matrix import matrix_shape
 from zodist.params import Param
-from zodist.rank_one import LaidRankOne
-from zodist.signed import LaidSigned
 
 
 def vectors_of(

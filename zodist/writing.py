@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zodist import drawing
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.tasks.task import left_padded
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from zodist.api.data import content
 from zodist.assemble import Parts
-from zodist.direction import Cache, Combination, Law
+from zodist.directions.direction import Cache, Combination, Law
 from zodist.errors import ModelError
 from zodist.exchange import Gather
 from zodist.methods import Probe

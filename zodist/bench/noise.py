@@ -14,7 +14,7 @@ from torch import Tensor
 from zodist import noise
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, Seconds, timed
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError
 from zodist.params import Param, address
 from zodist.threads import set_threads

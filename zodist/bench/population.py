@@ -14,7 +14,7 @@ from zodist.bench.bare import Bare
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import EPS, SEED, RandomBatch, Settings, load
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.errors import ConfigError
 from zodist.forward import Evaluator
 from zodist.methods.mezo import MeZO, MeZOSettings

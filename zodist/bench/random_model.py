@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from zodist import noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.params import Param, address
 from zodist.plan.shapes import config_of

@@ -22,11 +22,11 @@ from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import LR, SEED, Settings, load
 from zodist.config import Rule
-from zodist.direction import Cache, Combination, Dense, Law
-from zodist.matrix import LowRank, factor, matrix_shape
+from zodist.directions.direction import Cache, Combination, Dense, Law
+from zodist.directions.matrix import LowRank, factor, matrix_shape
+from zodist.directions.rank_one import RankOne
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param, collect
-from zodist.rank_one import RankOne
 from zodist.rules import RULES
 from zodist.threads import set_threads
 

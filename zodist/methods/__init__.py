@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from zodist.direction import Combination, Law
+from zodist.directions.direction import Combination, Law
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
 

@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Combination, Dense, Dressed
+from zodist.directions.direction import Combination, Dense, Dressed
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.blocks import block_of, draw, inclusion
 from zodist.methods.claims import Gradients, Moments, averaged

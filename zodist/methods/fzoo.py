@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.one_sided import one_sided

@@ -24,12 +24,12 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
+from zodist.directions.signed import Signed
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
-from zodist.signed import Signed
 
 
 class GRZOSettings(Settings):

@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.direction import Combination, Dense, Dressed
+from zodist.directions.direction import Combination, Dense, Dressed
 from zodist.kernels import cpu, state
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes

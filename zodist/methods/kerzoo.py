@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds, slopes

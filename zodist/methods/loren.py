@@ -27,10 +27,10 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
+from zodist.directions.matrix import Projected, matrix_shape
 from zodist.kernels import cpu, matrix
 from zodist.kernels.linalg import dot16
-from zodist.matrix import Projected, matrix_shape
 from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.claims import Gradients, Moments, left_out
 from zodist.methods.one_sided import one_sided

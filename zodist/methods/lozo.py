@@ -27,9 +27,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Law, Stored
+from zodist.directions.direction import Cache, Combination, Dense, Law, Stored
+from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.kernels import linalg
-from zodist.matrix import LowRank, factor, matrix_shape
 from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Dense
+from zodist.directions.direction import Dense
 from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods import Probe
 
 

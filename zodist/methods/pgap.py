@@ -30,10 +30,10 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
+from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
+from zodist.directions.matrix import LowRank, matrix_shape, shared_tables
 from zodist.kernels import cpu, sketch
 from zodist.kernels.linalg import dot16, matmul, matmul_tn, orthonormalise
-from zodist.matrix import LowRank, matrix_shape, shared_tables
 from zodist.methods import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided

@@ -28,9 +28,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Law
+from zodist.directions.direction import Cache, Combination, Dense, Law
+from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.kernels import linalg
-from zodist.matrix import LowRank, factor, matrix_shape
 from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense
+from zodist.directions.direction import Cache, Combination, Dense
+from zodist.directions.matrix import factor, matrix_shape
 from zodist.kernels import linalg
-from zodist.matrix import factor, matrix_shape
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param

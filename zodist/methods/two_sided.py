@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.methods import Outcome, Probe, Step
 from zodist.methods.steps import StepSeeds, slopes
 

@@ -30,9 +30,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Law, Recalled
+from zodist.directions.direction import Cache, Combination, Dense, Law, Recalled
+from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.kernels import linalg
-from zodist.matrix import LowRank, factor, matrix_shape
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, shares

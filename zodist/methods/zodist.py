@@ -9,7 +9,7 @@ Derived   Let g be the gradient, s^2 the variance of one example's gradient, B t
           P + 1 forwards.  At equal forwards that is a factor 2 P / (P + 1) * (B + B*) / (1 + B*) less.
           Only differences of one example's own losses are used, so no difference between examples or between the data
           of workers gets into a weight.
-          Directions are outer products of signs (EGGROLL's are low-rank too; zodist.rank_one): their error is that of
+          Directions are outer products of signs (EGGROLL's are low-rank too; zodist.directions.rank_one): their error is that of
           dense ones, a forward costs little more than a bare one, and the update is one pass for any number of them.
           normalise = "spread" divides by the root mean square of all slopes of the step, of all workers (as FZOO and
           MEAZO, arXiv:2605.03869): the rate is then in weight units and does not depend on the loss's scale.
@@ -25,13 +25,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from zodist.direction import Combination
-from zodist.matrix import matrix_shape
+from zodist.directions.direction import Combination
+from zodist.directions.matrix import matrix_shape
+from zodist.directions.rank_one import RankOne, code_bits, code_signs
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, root_chi, size
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param
-from zodist.rank_one import RankOne, code_bits, code_signs
 
 
 class ZodistSettings(Settings):

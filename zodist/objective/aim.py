@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Combination
+from zodist.directions.direction import Combination
 from zodist.errors import TaskError
 from zodist.evaluate import Weights
 from zodist.objective.judged import JudgedTask, opened

@@ -25,7 +25,7 @@ from zodist.bench.noise import DTYPES, EPS, SEED
 from zodist.bench.rounds import seconds
 from zodist.bench.variants import Bench, Settings
 from zodist.config import Rule
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.exchange import Exchange
 from zodist.journal import Journal
 from zodist.journal_format import Entry

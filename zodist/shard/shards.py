@@ -12,7 +12,7 @@ import torch
 
 from zodist import params, snapshot
 from zodist.config import Config
-from zodist.direction import Law
+from zodist.directions.direction import Law
 from zodist.errors import SnapshotError
 from zodist.exchange import Exchange, Gather, collect
 from zodist.launcher import start

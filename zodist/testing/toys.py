@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from zodist import noise, params, records
-from zodist.direction import Cache, Combination, Law
+from zodist.directions.direction import Cache, Combination, Law
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.params import Param

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from zodist.bench.variants import EPS, LR, SEED
-from zodist.direction import Combination, Dense
+from zodist.directions.direction import Combination, Dense
 from zodist.exchange import Exchange
 from zodist.forward import Evaluator
 from zodist.methods.steps import StepSeeds

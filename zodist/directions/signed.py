@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Law
+from zodist.directions.direction import Cache, Combination, Law
+from zodist.directions.matrix import NO_WORDS, LaidRows
 from zodist.kernels.cpu import SMALL
-from zodist.matrix import NO_WORDS, LaidRows
 from zodist.params import KINDS, Param, as_words
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Laid, Law, coded_tables
+from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
 from zodist.kernels.cpu import SMALL
 from zodist.kernels.device import Kernels
 from zodist.params import Param

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zodist.direction import Cache, Combination, Laid, Law
+from zodist.directions.direction import Cache, Combination, Laid, Law
 from zodist.params import Param
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
+from zodist.directions.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
 from zodist.kernels import cpu
 from zodist.params import KINDS, Param, as_words
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.direction import Cache, Combination, LaidFused, Law
+from zodist.directions.direction import Cache, Combination, LaidFused, Law
+from zodist.directions.matrix import LaidRows
 from zodist.kernels.cpu import SMALL
-from zodist.matrix import LaidRows
 from zodist.params import Param
 
 
