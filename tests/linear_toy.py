@@ -14,7 +14,7 @@ from zodist.directions.direction import Combination, Law
 from zodist.directions.matrix import LaidLowRank
 from zodist.methods import METHODS, Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 
 SHAPES = {"w": (24, 16), "b": (24,), "c": (6, 5, 2)}
 

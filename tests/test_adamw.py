@@ -11,12 +11,12 @@ import torch
 from runs import Place, make_place
 from typer.testing import CliRunner
 
-from zodist import params
 from zodist.__main__ import app
 from zodist.assemble import load, load_parts
 from zodist.bench import adamw
 from zodist.config import load as load_config
 from zodist.errors import ZodistError
+from zodist.models import params
 from zodist.train import train
 
 STILL = ("rule.lr=1e-12", "method.eps=1e-4", "run.steps=5", "exchange.digest_every=0")

@@ -19,7 +19,7 @@ from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError
 from zodist.evaluate import Weights
 from zodist.forward import Evaluator
-from zodist.params import Param, collect, digest
+from zodist.models.params import Param, collect, digest
 from zodist.prefix import FrozenPrefix
 from zodist.replay import replay
 from zodist.tasks.task import left_padded

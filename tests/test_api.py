@@ -19,14 +19,14 @@ from pictures import loss, net, pictures
 from runs import CONTEXT, Place, finish, make_place
 
 import zodist
-from zodist import params
 from zodist.api.module import ModuleEvaluator
 from zodist.assemble import task_of
 from zodist.config import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError, TaskError
 from zodist.forward import Evaluator
-from zodist.model import load_model
+from zodist.models import params
+from zodist.models.load import load_model
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.replay import replay
 

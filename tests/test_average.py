@@ -17,7 +17,7 @@ from zodist.assess import assess
 from zodist.average import Average
 from zodist.config import load
 from zodist.errors import ConfigError, JournalError
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 from zodist.replay import best_step, replay
 
 

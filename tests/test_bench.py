@@ -21,7 +21,7 @@ from zodist.bench.step import measure_step
 from zodist.bench.targets import judge
 from zodist.bench.variants import Bench, Settings, load
 from zodist.errors import ConfigError, ModelError
-from zodist.params import collect, digest
+from zodist.models.params import collect, digest
 
 SETTINGS: dict[str, Any] = {
     "noise": "rademacher",

@@ -22,7 +22,7 @@ from zodist.errors import ConfigError, JournalError
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds
 from zodist.metrics import read_lines
-from zodist.params import Param
+from zodist.models.params import Param
 from zodist.replay import replay
 from zodist.train import train
 

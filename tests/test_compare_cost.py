@@ -15,7 +15,7 @@ from zodist.config import Method as MethodTable
 from zodist.directions.direction import Combination, Law
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 @pytest.mark.parametrize("name", list(METHODS))

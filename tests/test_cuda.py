@@ -17,7 +17,7 @@ from triton_matrix_cases import CASES
 from zodist.config import load
 from zodist.errors import ModelError
 from zodist.kernels.device import HOST, kernels_of
-from zodist.model import device_of
+from zodist.models.load import device_of
 from zodist.replay import replay
 from zodist.train import train
 

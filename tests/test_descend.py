@@ -16,7 +16,7 @@ from zodist.directions.matrix import LowRank
 from zodist.directions.rank_one import RankOne
 from zodist.kernels import low_rank, outer
 from zodist.kernels.tile import BFLOAT16, FLOAT32
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 from zodist.rules import Sgd
 
 DECAY, ROUNDING = np.float32(0.97), np.uint64(0xFEEDFACECAFEBEEF)

@@ -15,8 +15,8 @@ from zodist.directions.signed import Signed
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
+from zodist.models.params import Param, collect
 from zodist.packing import obstacle
-from zodist.params import Param, collect
 from zodist.shard.held import Gathered, Held
 
 DENSE = Dense(noise.GAUSSIAN, True)

@@ -14,7 +14,7 @@ from zodist.errors import ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.steps import StepSeeds
-from zodist.params import collect, digest
+from zodist.models.params import collect, digest
 from zodist.rows import bytes_of_token
 
 EPS = 1e-2

@@ -16,7 +16,7 @@ from zodist.drawing import Address
 from zodist.errors import ModelError
 from zodist.evaluate import Weights
 from zodist.forward import Evaluator
-from zodist.params import Param, collect, digest
+from zodist.models.params import Param, collect, digest
 from zodist.tasks.task import left_padded
 from zodist.writing import Manner, Opened, write
 

@@ -16,7 +16,7 @@ from zodist.forward import Evaluator
 from zodist.groups import Groups
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
-from zodist.params import collect
+from zodist.models.params import collect
 from zodist.prefix import FrozenPrefix
 from zodist.ragged import Ragged
 from zodist.rows import bytes_of_token

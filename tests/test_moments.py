@@ -15,7 +15,7 @@ from zodist.directions.moments import LaidRatio, Recent
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param, address, digest
+from zodist.models.params import Param, address, digest
 from zodist.rules import RULES, Rule
 from zodist.step import Replica
 

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zodist import noise
+from zodist.models.params import address
 from zodist.noise import BITS16, GAUSSIAN, RADEMACHER, TILE, Z
-from zodist.params import address
 
 SEED = 0x0123456789ABCDEF
 LAWS = [GAUSSIAN, RADEMACHER, BITS16]

@@ -21,7 +21,7 @@ from zodist.config import load
 from zodist.errors import ConfigError, TaskError
 from zodist.evaluate import Weights
 from zodist.methods.steps import StepSeeds
-from zodist.model import load_model
+from zodist.models.load import load_model
 from zodist.objective.reward import Written
 from zodist.replay import replay
 from zodist.tasks.score import Score

@@ -21,8 +21,8 @@ from zodist.directions.signed import Signed
 from zodist.errors import ConfigError, ModelError
 from zodist.forward import Evaluator
 from zodist.methods import Probe
+from zodist.models.params import collect
 from zodist.packing import Packed, pack_of
-from zodist.params import collect
 from zodist.prefix import FrozenPrefix
 from zodist.tasks.classification import OptionRowsBatch
 from zodist.tasks.task import left_padded

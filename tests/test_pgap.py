@@ -10,7 +10,7 @@ from zodist import noise
 from zodist.directions.direction import Combination
 from zodist.methods.pgap import Pgap, PgapSettings, signs
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 
 ROWS, COLUMNS = 24, 16
 

@@ -13,7 +13,7 @@ from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.forward import Evaluator
-from zodist.params import collect
+from zodist.models.params import collect
 from zodist.prefix import FrozenPrefix
 
 DENSE = Dense(noise.GAUSSIAN, True)

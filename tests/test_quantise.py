@@ -17,8 +17,8 @@ from zodist.config import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, ModelError
 from zodist.forward import Evaluator
-from zodist.params import collect
-from zodist.quantise import quantise_
+from zodist.models.params import collect
+from zodist.models.quantise import quantise_
 from zodist.replay import replay
 
 torchao = pytest.importorskip("torchao")

@@ -11,11 +11,12 @@ import pytest
 import torch
 from runs import CONTEXT, make_place
 
-from zodist import config, params, records
+from zodist import config, records
 from zodist.errors import ConfigError
 from zodist.journal import read
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
+from zodist.models import params
 from zodist.replay import replay
 from zodist.robust import combine
 from zodist.rules import RULES

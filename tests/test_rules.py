@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, coded_tables
 from zodist.kernels.tile import FLOAT32
+from zodist.models.params import Param, address, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
-from zodist.params import Param, address, digest
 from zodist.rules import RULES, Rule, schedule
 
 DENSE = Dense(GAUSSIAN, True)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zodist import config, params, records
+from zodist import config, records
 from zodist.errors import ConfigError
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
+from zodist.models import params
 from zodist.rules import RULES
 from zodist.shaping import Shape
 from zodist.step import Replayed, Replica

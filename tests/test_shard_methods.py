@@ -11,7 +11,7 @@ import torch
 from zodist.config import Rule
 from zodist.errors import ModelError
 from zodist.methods import METHODS, Probe
-from zodist.params import Param, digest
+from zodist.models.params import Param, digest
 from zodist.rules import RULES
 from zodist.shard.exact import check
 from zodist.shard.held import chunk

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from zodist import noise, params
+from zodist import noise
 from zodist.errors import JournalError, ZodistError
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
-from zodist.params import Param
+from zodist.models import params
+from zodist.models.params import Param
 from zodist.records import to_values
 from zodist.rules import RULES, schedule
 from zodist.step import Replayed, Replica

@@ -211,7 +211,7 @@ def test_losses_that_are_not_finite_stop_the_run_with_a_sentence(reference, tmp_
 def test_replay_rebuilds_the_weights_and_a_folder_that_transformers_loads(reference, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from zodist import params
+    from zodist.models import params
 
     rebuilt = replay(reference.run, tmp_path / "out")
     assert rebuilt.verified and rebuilt.steps == 20 and rebuilt.digest == reference.digest()

@@ -15,7 +15,7 @@ from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
 from zodist.forward import Evaluator
 from zodist.methods import Probe
-from zodist.params import collect
+from zodist.models.params import collect
 
 # Operations whose result, or its shape, the host must know: on a GPU each waits for all that was queued.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item", "unique_dim"}

@@ -12,7 +12,7 @@ from zodist.directions.direction import Combination
 from zodist.directions.rank_one import code_bits
 from zodist.methods.steps import StepSeeds
 from zodist.methods.zodist import Zodist, ZodistSettings
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 
 SHAPES = {"w": (48, 64), "v": (32,)}
 

@@ -27,8 +27,8 @@ from zodist.kernels.device import HOST, Kernels, on_cuda
 from zodist.kernels.rules import ADAM, MOMENTUM, SGD, SIGN
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
 from zodist.methods import Probe
+from zodist.models.params import Param, address, collect, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
-from zodist.params import Param, address, collect, digest
 from zodist.rules import RULES
 
 LAWS = (GAUSSIAN, RADEMACHER)

@@ -11,7 +11,7 @@ import zodist.train  # noqa: F401
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, coded_tables
 from zodist.kernels import cpu
-from zodist.params import Param, as_words, digest
+from zodist.models.params import Param, as_words, digest
 
 keys, tables = coded_tables(Dense(noise.GAUSSIAN, True), [Combination.of((1 << 16, 0.0))] * 2)
 role, one = np.uint64(noise.Z), np.uint64(1)

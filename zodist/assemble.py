@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 
-from zodist import __version__, noise, packing, params
+from zodist import __version__, noise, packing
 from zodist.adapter import attached
 from zodist.config import Config
 from zodist.errors import ModelError, TaskError
@@ -22,13 +22,14 @@ from zodist.exchange import Gather
 from zodist.forward import Evaluator
 from zodist.launcher import start
 from zodist.methods import METHODS, Probe
-from zodist.model import device_of, load_model
+from zodist.models import params
+from zodist.models.load import device_of, load_model
+from zodist.models.params import Param
+from zodist.models.quantise import quantise_
 from zodist.objective.aim import Objective, objective_of
 from zodist.objective.judged import judged
 from zodist.objective.reward import Reward
-from zodist.params import Param
 from zodist.prefix import FrozenPrefix
-from zodist.quantise import quantise_
 from zodist.rules import RULES
 from zodist.step import Replica
 from zodist.tasks import Batch, Task, load_task

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from zodist.errors import ConfigError
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class Average:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from zodist import params, records
+from zodist import records
 from zodist.config import Config
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
+from zodist.models import params
 from zodist.portable import on_hub, portable
 from zodist.progress import amount
 from zodist.step import Replica

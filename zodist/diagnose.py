@@ -18,7 +18,7 @@ import torch
 
 from zodist.assemble import load_parts
 from zodist.errors import JournalError, TaskError
-from zodist.params import Param
+from zodist.models.params import Param
 from zodist.replay import open_run
 from zodist.step import Replayed
 from zodist.tasks import Task

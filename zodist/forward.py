@@ -22,8 +22,8 @@ from zodist.directions.direction import Combination, Law
 from zodist.errors import ModelError
 from zodist.frame import Frame
 from zodist.leaves import Forward, head, kind_of, linear
+from zodist.models.params import Param
 from zodist.packing import Packed, longest, pack_of
-from zodist.params import Param
 from zodist.prefix import FrozenPrefix
 from zodist.rows import PackedRows, PaddedRows, bytes_of_token, sharing
 from zodist.stand_in import foreign, refusal, stand_in, trained

@@ -10,7 +10,7 @@ import torch
 
 from zodist.directions.direction import Cache, Combination, Laid, Law
 from zodist.errors import ModelError
-from zodist.params import Param
+from zodist.models.params import Param
 from zodist.ragged import Ragged
 
 # Numbers of a large matrix at a time: on the CPU they stay in cache between noise and GEMM.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zodist.config import Config, Exchange
-from zodist.model import IN_PYTHON, PACKAGED
+from zodist.models.load import IN_PYTHON, PACKAGED
 
 
 def portable(config: Config) -> Config:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from zodist.errors import ModelError
-from zodist.params import Param
+from zodist.models.params import Param
 
 if TYPE_CHECKING:
     from zodist.tasks import Batch

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zodist import early, journal_format, noise, params, snapshot
+from zodist import early, journal_format, noise, snapshot
 from zodist.adapter import attached
 from zodist.assemble import DTYPES, replica_of
 from zodist.average import Average
@@ -18,7 +18,8 @@ from zodist.errors import JournalEnd, JournalError, ModelError
 from zodist.export import export
 from zodist.journal import CONFIG, JOURNAL, read
 from zodist.metrics import METRICS, read_lines
-from zodist.model import load_model
+from zodist.models import params
+from zodist.models.load import load_model
 from zodist.step import Replayed, Replica
 
 

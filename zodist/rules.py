@@ -20,7 +20,7 @@ import torch
 from zodist.directions.direction import NONE, Cache, Combination, Laid, LaidFused, Law
 from zodist.kernels import rules as kernels
 from zodist.kernels.cpu import SMALL
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class RuleSettings(Protocol):

@@ -23,7 +23,7 @@ from zodist.directions.signed import LaidSigned
 from zodist.errors import ModelError
 from zodist.frame import Frame
 from zodist.leaves import Forward, Lookup, multiplies
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 def vectors_of(

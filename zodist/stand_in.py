@@ -17,7 +17,7 @@ from torch import nn
 from zodist.errors import ModelError
 from zodist.frame import Frame
 from zodist.leaves import Forward, kind_of
-from zodist.params import Param, storage_of
+from zodist.models.params import Param, storage_of
 
 
 @dataclass(frozen=True, eq=False, slots=True)

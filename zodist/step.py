@@ -21,7 +21,7 @@ from zodist.journal_format import Entry
 from zodist.lanes import examples
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 from zodist.rules import Rule, schedule
 from zodist.shaping import Shape, Shaping
 

@@ -60,7 +60,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print examples as a model is trained on them; the tokens that carry the loss are marked."""
-    from zodist.model import load_tokenizer
+    from zodist.models.load import load_tokenizer
     from zodist.tasks import load_task
 
     tokenizer = load_tokenizer(model)

@@ -15,7 +15,7 @@ from zodist.adapter.settings import Adapter, Kind
 from zodist.errors import ModelError
 
 if TYPE_CHECKING:
-    from zodist.params import Param
+    from zodist.models.params import Param
 
 __all__ = ["Adapter", "Kind", "attached", "save"]
 VIRTUAL = ("prefix", "prompt")
@@ -28,7 +28,7 @@ def attached(model: Any, kind: Kind, settings: Adapter, seed: int) -> Any:
     """
     if not kind:
         return model
-    from zodist.masked import Masked
+    from zodist.models.masked import Masked
 
     if importlib.util.find_spec("peft") is None:
         raise ModelError(f"model.adapter = {kind!r} needs the package peft; run: pip install 'zodist[peft]'")

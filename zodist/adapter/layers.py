@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from zodist import noise
 from zodist.adapter.settings import Adapter, Kind
 from zodist.errors import ModelError
-from zodist.params import address
+from zodist.models.params import address
 
 
 def inject(model: Any, kind: Kind, settings: Adapter, seed: int) -> None:

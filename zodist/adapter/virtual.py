@@ -14,8 +14,8 @@ from torch import nn
 
 from zodist import noise
 from zodist.adapter.settings import Kind
-from zodist.params import Param, address
-from zodist.wrapped import Wrapped
+from zodist.models.params import Param, address
+from zodist.models.wrapped import Wrapped
 
 PREFIX_SIZE = 0.02  # standard deviation of a prefix at first: keys and values that hardly matter
 WEIGHT = "virtual.weight"

@@ -21,7 +21,7 @@ from zodist.directions.direction import Cache, Combination, Law
 from zodist.errors import ModelError
 from zodist.exchange import Gather
 from zodist.methods import Probe
-from zodist.params import Param
+from zodist.models.params import Param
 from zodist.step import Replica
 from zodist.tasks.score import Score
 

@@ -13,7 +13,7 @@ from zodist.assemble import DTYPES
 from zodist.config import Config, validate
 from zodist.config_errors import Places
 from zodist.errors import ConfigError, ModelError
-from zodist.model import IN_PYTHON
+from zodist.models.load import IN_PYTHON
 
 WHERE = "zodist.fine_tune"
 _OURS = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from zodist import params
 from zodist.api.data import indexed
 from zodist.api.module import Loss, LossTask, ModuleParts
 from zodist.api.results import Tuned
@@ -20,7 +19,8 @@ from zodist.config import Config
 from zodist.crew import Begun, Crew
 from zodist.errors import ConfigError, ModelError, TaskError
 from zodist.exchange import Exchange, open_exchange
-from zodist.model import IN_PYTHON, load_tokenizer
+from zodist.models import params
+from zodist.models.load import IN_PYTHON, load_tokenizer
 from zodist.objective import settings as objectives
 from zodist.objective.reward import Reward, Written, each
 from zodist.progress import Progress

@@ -27,7 +27,7 @@ from zodist.evaluate import evaluate
 from zodist.lanes import examples
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
-from zodist.params import collect
+from zodist.models.params import collect
 from zodist.rules import schedule
 from zodist.tasks import Batch
 from zodist.tasks.score import Score

@@ -28,7 +28,7 @@ from zodist.config_errors import nearest
 from zodist.errors import ConfigError
 from zodist.forward import Evaluator
 from zodist.methods import METHODS, Probe
-from zodist.params import collect
+from zodist.models.params import collect
 from zodist.rules import RULES
 from zodist.step import Replica
 from zodist.threads import set_threads

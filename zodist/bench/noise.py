@@ -16,7 +16,7 @@ from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, Seconds, timed
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 from zodist.threads import set_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -19,7 +19,7 @@ from zodist.errors import ConfigError
 from zodist.forward import Evaluator
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.params import collect
+from zodist.models.params import collect
 from zodist.threads import set_threads
 
 

@@ -14,7 +14,7 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 from zodist.plan.shapes import config_of
 
 SCALE, SEED = 0.02, 1  # standard deviation of the weights; of the noise that they are

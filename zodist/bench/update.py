@@ -26,7 +26,7 @@ from zodist.directions.direction import Cache, Combination, Dense, Law
 from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.directions.rank_one import RankOne
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param, collect
+from zodist.models.params import Param, collect
 from zodist.rules import RULES
 from zodist.threads import set_threads
 

@@ -30,8 +30,8 @@ from zodist.forward import Evaluator
 from zodist.journal import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
-from zodist.model import load_model
-from zodist.params import Param, collect
+from zodist.models.load import load_model
+from zodist.models.params import Param, collect
 from zodist.rules import RULES
 from zodist.step import Live, Replica
 from zodist.tasks import Batch

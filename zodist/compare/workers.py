@@ -75,8 +75,8 @@ class Desk:
 
     def _lend(self, config: Any) -> Any:
         """The loaded model, with the base weights, and the task."""
-        from zodist import params
         from zodist.assemble import load
+        from zodist.models import params
 
         if self._loaded is None:
             self._loaded = load(config)

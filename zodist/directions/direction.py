@@ -20,7 +20,7 @@ import torch
 from zodist import noise
 from zodist.kernels.cpu import SMALL
 from zodist.kernels.device import Kernels
-from zodist.params import KINDS, Param, as_words
+from zodist.models.params import KINDS, Param, as_words
 
 
 class Term(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
 from zodist.kernels import cpu
-from zodist.params import KINDS, Param, as_words
+from zodist.models.params import KINDS, Param, as_words
 
 Factors = Callable[[Sequence[Combination], Cache], tuple[np.ndarray, np.ndarray]]
 NO_WORDS = np.empty(0, np.uint32)

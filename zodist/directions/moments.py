@@ -17,7 +17,7 @@ from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
 from zodist.kernels.cpu import SMALL
 from zodist.kernels.device import Kernels
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class Recent:

@@ -21,7 +21,7 @@ from zodist import noise
 from zodist.directions.direction import Cache, Combination, LaidFused, Law
 from zodist.directions.matrix import LaidRows
 from zodist.kernels.cpu import SMALL
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 def code_bits(rows: int, columns: int) -> tuple[int, int]:

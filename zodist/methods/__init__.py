@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from zodist.directions.direction import Combination, Law
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.blocks import block_of, draw, inclusion
 from zodist.methods.claims import Gradients, Moments, averaged
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.params import Param
+from zodist.models.params import Param
 
 EVERY, LOW, HIGH, MIX, SMOOTH = 20, 0.1, 0.8, 0.7, 0.1  # of the adaptive budget, as in the port
 FIRST_SCORE, FIRST_MEAN, TINY, LEAST_SHARE = 0.01, 1e-8, 1e-12, 1e-8

@@ -34,7 +34,7 @@ from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class FZOOSettings(Settings):

@@ -29,7 +29,7 @@ from zodist.directions.signed import Signed
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class GRZOSettings(Settings):

@@ -34,7 +34,7 @@ from zodist.directions.direction import Combination, Dense, Dressed
 from zodist.kernels import cpu, state
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class HiZOOSettings(Settings):

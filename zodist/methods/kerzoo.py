@@ -31,7 +31,7 @@ from zodist.directions.direction import Combination, Dense
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.params import Param
+from zodist.models.params import Param
 
 KERNELS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda r: 3.0 * r,

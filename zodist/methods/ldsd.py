@@ -34,7 +34,7 @@ from zodist.directions.direction import Combination, Dense, Dressed
 from zodist.kernels import cpu
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, leave_one_out
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class LDSDSettings(Settings):

@@ -28,7 +28,7 @@ from zodist.kernels.linalg import dot16
 from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class LorenReleasedSettings(Settings):

@@ -35,7 +35,7 @@ from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
 from zodist.methods.two_sided import two_sided
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class LOZOSettings(Settings):

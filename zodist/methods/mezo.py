@@ -33,7 +33,7 @@ from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
-from zodist.params import Param
+from zodist.models.params import Param
 
 _UNIT = Combination.of((0, 1.0))  # one of what the update's law stands for
 

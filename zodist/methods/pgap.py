@@ -37,7 +37,7 @@ from zodist.kernels.linalg import dot16, matmul, matmul_tn, orthonormalise
 from zodist.methods import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class PgapSettings(Settings):

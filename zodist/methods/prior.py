@@ -36,7 +36,7 @@ from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class PriorSettings(Settings):

@@ -36,7 +36,7 @@ from zodist.methods.claims import Gradients, Moments
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class SubZeroSettings(Settings):

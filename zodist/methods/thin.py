@@ -13,7 +13,7 @@ from zodist.directions.matrix import factor, matrix_shape
 from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 
 _GAUSSIAN = Dense(noise.GAUSSIAN, coded=False)
 

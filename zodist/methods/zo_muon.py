@@ -36,7 +36,7 @@ from zodist.kernels import linalg
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, shares
-from zodist.params import Param
+from zodist.models.params import Param
 
 QUINTICS = 5
 TOLERANCE = 1e-6  # of a number of O, whose root mean square is about 1 / sqrt(n)

@@ -31,7 +31,7 @@ from zodist.directions.rank_one import RankOne, code_bits, code_signs
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, root_chi, size
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param
+from zodist.models.params import Param
 
 
 class ZodistSettings(Settings):

@@ -30,7 +30,7 @@ from zodist.exchange import Exchange
 from zodist.journal import Journal
 from zodist.journal_format import Entry
 from zodist.methods.steps import StepSeeds
-from zodist.params import Param, address
+from zodist.models.params import Param, address
 from zodist.plan.calibration import Calibration, Link, Pace
 from zodist.plan.shapes import shape_of
 from zodist.rules import RULES

@@ -132,7 +132,7 @@ def config_of(name: str) -> Any:
     """The transformers configuration of what ``read_shape`` takes.  Raises ModelError if it is none of them."""
     from transformers import AutoConfig
 
-    from zodist.model import PACKAGED, packaged
+    from zodist.models.load import PACKAGED, packaged
 
     given = BUILT_IN.get(name.lower())
     place = packaged() if name == PACKAGED else Path(name)

@@ -16,7 +16,7 @@ from zodist.exchange import Exchange
 from zodist.forward import Evaluator
 from zodist.journal import Journal
 from zodist.methods import METHODS, Probe
-from zodist.params import collect
+from zodist.models.params import collect
 from zodist.rules import RULES
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of

@@ -12,7 +12,7 @@ import torch
 from zodist import noise
 from zodist.bench.variants import DTYPES, SEED, RandomBatch, Settings
 from zodist.exchange import Exchange
-from zodist.params import address
+from zodist.models.params import address
 from zodist.scale.cell import Cell
 
 COLUMNS = 2  # vocabulary entries in the loss
@@ -68,7 +68,7 @@ class Nested(System, Protocol):
 def load(name: str, dtype: str) -> Any:
     """The model of a cell.  Random weights have addresses, so every worker has the same."""
     if name != RANDOM:
-        from zodist.model import load_model
+        from zodist.models.load import load_model
 
         return load_model(name, DTYPES[dtype], "sdpa")[0]
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
-from zodist import params, snapshot
+from zodist import snapshot
 from zodist.config import Config
 from zodist.directions.direction import Law
 from zodist.errors import SnapshotError
 from zodist.exchange import Exchange, Gather, collect
 from zodist.launcher import start
-from zodist.model import device_of
-from zodist.params import Param
+from zodist.models import params
+from zodist.models.load import device_of
+from zodist.models.params import Param
 from zodist.shard import exact
 from zodist.shard.group import ShardGroup
 from zodist.shard.held import Gathered, Held
@@ -72,7 +73,7 @@ class Shards:
         return model, tokenizer, self._fingerprint()
 
     def params(self) -> list[Param]:
-        """The held ranges of the parameters that are trained.  Raises ModelError as zodist.params.collect does."""
+        """The held ranges of the parameters that are trained.  Raises ModelError as zodist.models.params.collect does."""
         named = [(name, held.own) for name, held in self.held.items()]
         return [self.held[name].param() for name, _ in params.select(named, self.config.model.train)]
 
@@ -89,7 +90,7 @@ class Shards:
         return sum(self.group.numbers(own)) % (1 << 64)
 
     def _fingerprint(self) -> str:
-        """The number that zodist.params.fingerprint has for the whole model."""
+        """The number that zodist.models.params.fingerprint has for the whole model."""
         names = hashlib.blake2b(digest_size=8)
         for h in self.held.values():
             names.update(params.described(h.name, h.shape, h.own.dtype))

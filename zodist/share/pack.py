@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zodist import params
 from zodist.assemble import DTYPES
 from zodist.config import Config, parse, validate
 from zodist.errors import ModelError, ShareError
@@ -14,7 +13,8 @@ from zodist.journal import CONFIG, JOURNAL
 from zodist.journal_format import Contents, header_line, line_of
 from zodist.journal_format import parse as parse_journal
 from zodist.metrics import METRICS, read_lines
-from zodist.model import load_model
+from zodist.models import params
+from zodist.models.load import load_model
 from zodist.portable import portable
 from zodist.replay import belong_together, check, fold, open_run, replay
 from zodist.share.container import Base, Parcel, Promise, read, write

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zodist import noise, params
+from zodist import noise
 from zodist.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.steps import StepSeeds
+from zodist.models import params
 from zodist.tasks import Batch
 from zodist.testing.subject import Subject
 from zodist.testing.toys import RUN, through_the_wire

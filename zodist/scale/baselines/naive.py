@@ -18,8 +18,8 @@ from zodist.directions.direction import Combination, Dense
 from zodist.exchange import Exchange
 from zodist.forward import Evaluator
 from zodist.methods.steps import StepSeeds
+from zodist.models.params import collect
 from zodist.noise import LAWS
-from zodist.params import collect
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of
 

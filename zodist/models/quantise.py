@@ -16,7 +16,7 @@ from torch import nn
 
 from zodist.adapter.settings import Quantise
 from zodist.errors import ModelError
-from zodist.params import Param, storage_of
+from zodist.models.params import Param, storage_of
 
 
 def quantise_(model: Any, params: Sequence[Param], kind: Quantise) -> None:

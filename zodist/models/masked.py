@@ -14,7 +14,7 @@ from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 
 from zodist.errors import ModelError
-from zodist.wrapped import Wrapped
+from zodist.models.wrapped import Wrapped
 
 ONE_WORD = (
     "a masked language model answers with one word; choose a classification task whose label words are one token each, "

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from filelock import FileLock
 
-from zodist.architecture import attention_hint, is_masked, refusal
 from zodist.errors import ModelError
+from zodist.models.supported import attention_hint, is_masked, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,13 +57,13 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in eval mode on a device with no parameter requiring a gradient, and its tokenizer.
 
-    A masked language model comes as zodist.masked.Masked.  dtype: of the weights.  attention: as transformers names its
+    A masked language model comes as zodist.models.masked.Masked.  dtype: of the weights.  attention: as transformers names its
     implementations.
     Raises ModelError if it cannot be found or loaded, is an encoder-decoder, or lacks weights in its files.
     """
     import transformers  # seconds to import, and of no use to replay or inspect
 
-    from zodist.masked import Masked
+    from zodist.models.masked import Masked
 
     source, local = _place(name)
     try:

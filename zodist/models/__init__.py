@@ -1,0 +1,1 @@
+"""A pretrained model, ready to be perturbed."""
