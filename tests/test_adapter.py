@@ -12,15 +12,16 @@ from models import TinyBatch, batch, tiny
 from runs import finish, make_place
 from safetensors.torch import load_file
 
-from zodist import noise, packing
+from zodist import noise
 from zodist.adapter import Adapter, attached, save
 from zodist.config import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError
 from zodist.evaluate import Weights
-from zodist.forward import Evaluator
+from zodist.evaluator import packing
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.prefix import FrozenPrefix
 from zodist.models.params import Param, collect, digest
-from zodist.prefix import FrozenPrefix
 from zodist.replay import replay
 from zodist.tasks.task import left_padded
 

@@ -24,7 +24,7 @@ from zodist.assemble import task_of
 from zodist.config import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError, TaskError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.models import params
 from zodist.models.load import load_model
 from zodist.noise import GAUSSIAN, RADEMACHER

@@ -13,10 +13,10 @@ from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.signed import Signed
 from zodist.errors import ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.packing import obstacle
 from zodist.methods import Probe
 from zodist.models.params import Param, collect
-from zodist.packing import obstacle
 from zodist.shard.held import Gathered, Held
 
 DENSE = Dense(noise.GAUSSIAN, True)

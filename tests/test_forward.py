@@ -7,15 +7,16 @@ import pytest
 import torch
 from models import CONFIGS, batch, tiny
 
-from zodist import frame, noise
+from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
 from zodist.errors import ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator import frame
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.rows import bytes_of_token
 from zodist.methods import Probe
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect, digest
-from zodist.rows import bytes_of_token
 
 EPS = 1e-2
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from models import CONFIGS, MORE, VOCABULARY, tiny
 
-from zodist import drawing, noise
+from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
-from zodist.drawing import Address
 from zodist.errors import ModelError
 from zodist.evaluate import Weights
-from zodist.forward import Evaluator
+from zodist.evaluator import sampling as drawing
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.generate import Manner, Opened, write
+from zodist.evaluator.sampling import Address
 from zodist.models.params import Param, collect, digest
 from zodist.tasks.task import left_padded
-from zodist.writing import Manner, Opened, write
 
 DENSE = Dense(noise.GAUSSIAN, True)
 # Far apart, so that the texts differ; the last is the weights themselves.

@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import CONFIGS, TinyBatch, batch, tiny
 
-from zodist import frame, noise
+from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator import frame
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.prefix import FrozenPrefix
+from zodist.evaluator.ragged import Ragged
+from zodist.evaluator.rows import bytes_of_token
 from zodist.groups import Groups
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
-from zodist.prefix import FrozenPrefix
-from zodist.ragged import Ragged
-from zodist.rows import bytes_of_token
 
 DENSE = Dense(noise.GAUSSIAN, True)
 LENGTHS = (8, 11, 9, 9, 10)

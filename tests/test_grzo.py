@@ -16,7 +16,7 @@ from zodist.directions.direction import Combination, Law
 from zodist.directions.rank_one import RankOne
 from zodist.directions.signed import Signed
 from zodist.errors import ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.grzo import GRZO, GRZOSettings
 from zodist.methods.steps import StepSeeds

@@ -15,7 +15,7 @@ from zodist import noise
 from zodist.bench import inplace
 from zodist.config import Rule
 from zodist.directions.direction import Combination, Dense
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.models.params import Param, collect
 from zodist.rules import RULES
 

@@ -19,12 +19,13 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from zodist import noise, packing
+from zodist import noise
 from zodist.adapter import Adapter, attached
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.evaluate import Weights
-from zodist.forward import Evaluator
+from zodist.evaluator import packing
+from zodist.evaluator.forward import Evaluator
 from zodist.models.load import load_model
 from zodist.models.masked import Masked
 from zodist.models.params import collect

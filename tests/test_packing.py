@@ -12,18 +12,19 @@ from models import CONFIGS, VOCABULARY, batch, tiny
 from runs import make_place
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
-from zodist import noise, packing
+from zodist import noise
 from zodist.assemble import header, load_parts
 from zodist.config import load
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
 from zodist.directions.signed import Signed
 from zodist.errors import ConfigError, ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator import packing
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.packing import Packed, pack_of
+from zodist.evaluator.prefix import FrozenPrefix
 from zodist.methods import Probe
 from zodist.models.params import collect
-from zodist.packing import Packed, pack_of
-from zodist.prefix import FrozenPrefix
 from zodist.tasks.classification import OptionRowsBatch
 from zodist.tasks.task import left_padded
 

@@ -12,9 +12,9 @@ from models import batch, tiny
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.prefix import FrozenPrefix
 from zodist.models.params import collect
-from zodist.prefix import FrozenPrefix
 
 DENSE = Dense(noise.GAUSSIAN, True)
 PAIR = (Combination.of((5 << 16, 1e-2)), Combination.of((5 << 16, -1e-2)))

@@ -16,7 +16,7 @@ from zodist.assemble import load_parts
 from zodist.config import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, ModelError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.models.params import collect
 from zodist.models.quantise import quantise_
 from zodist.replay import replay

@@ -11,7 +11,7 @@ from task_rows import Reader, ids_of, likelihood, load_rows, random_llama
 
 from zodist.errors import TaskError
 from zodist.evaluate import PIECE, Weights, cut, evaluate
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.models.params import collect
 from zodist.tasks import Example
 from zodist.tasks.choice import ChoiceExample

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.methods import Probe
 from zodist.models.params import collect
 

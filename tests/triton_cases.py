@@ -22,7 +22,7 @@ from zodist.directions.direction import Combination, Dense, Law
 from zodist.directions.matrix import LowRank, Projected
 from zodist.directions.rank_one import RankOne
 from zodist.directions.signed import Signed
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.kernels.device import HOST, Kernels, on_cuda
 from zodist.kernels.rules import ADAM, MOMENTUM, SGD, SIGN
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 import transformers
 
-from zodist import __version__, noise, packing
+from zodist import __version__, noise
 from zodist.adapter import attached
 from zodist.config import Config
 from zodist.errors import ModelError, TaskError
 from zodist.evaluate import evaluate
+from zodist.evaluator import packing
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.prefix import FrozenPrefix
 from zodist.exchange import Gather
-from zodist.forward import Evaluator
 from zodist.launcher import start
 from zodist.methods import METHODS, Probe
 from zodist.models import params
@@ -29,7 +31,6 @@ from zodist.models.quantise import quantise_
 from zodist.objective.aim import Objective, objective_of
 from zodist.objective.judged import judged
 from zodist.objective.reward import Reward
-from zodist.prefix import FrozenPrefix
 from zodist.rules import RULES
 from zodist.step import Replica
 from zodist.tasks import Batch, Task, load_task
@@ -247,7 +248,7 @@ def header(parts: Parts, threads: int, made_by: dict[str, str], together: int = 
     """The journal's header: all that the sequence of weights depends on, and nothing that may change between sessions.
 
     Neither the number of workers nor the number of steps is in it: a run may go on with others.  together: probes in one
-    forward (zodist.population).
+    forward (zodist.evaluator.grouping).
     """
     c = parts.config
     # Absent from journals of versions that could not.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from zodist.directions.direction import Combination
-from zodist.drawing import Address
+from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.generate import Manner, Opened, Texts, write
+from zodist.evaluator.sampling import Address
 from zodist.exchange import Gather
-from zodist.forward import Evaluator
 from zodist.tasks import Batch, Task
 from zodist.tasks.score import Score
 from zodist.tasks.task import Example
-from zodist.writing import Manner, Opened, Texts, write
 
 PIECE = 32  # examples per forward: fixed, since the last bits of a score depend on who shares its forward
 TOKENS = 8192  # of a forward, padding included; an example may be larger
@@ -87,6 +87,6 @@ class Weights:
         temperature: float = 0.0,
         addresses: Sequence[Address] = (),
     ) -> Texts:
-        """The tokens that follow each prompt, see Reader and zodist.writing."""
+        """The tokens that follow each prompt, see Reader and zodist.evaluator.generate."""
         manner = Manner(most, tuple(stops), pad, temperature)
         return write(self.evaluator, self.points, [Opened(prompts, addresses)], manner)[0]

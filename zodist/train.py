@@ -16,10 +16,10 @@ from zodist.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.config import Config
 from zodist.crew import Begun, Crew, Rebuild
 from zodist.errors import JournalError, Stopped, TaskError
+from zodist.evaluator.grouping import probes_per_forward
 from zodist.journal_format import Entry
 from zodist.launcher import start
 from zodist.methods import Probe
-from zodist.population import probes_per_forward
 from zodist.progress import Progress
 from zodist.shard.joined import joined
 from zodist.step import Live, Replayed

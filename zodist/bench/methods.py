@@ -26,7 +26,7 @@ from zodist.bench.variants import LR, SEED, RandomBatch, Settings, load
 from zodist.config import Rule
 from zodist.config_errors import nearest
 from zodist.errors import ConfigError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect
 from zodist.rules import RULES

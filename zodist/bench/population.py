@@ -16,7 +16,7 @@ from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import EPS, SEED, RandomBatch, Settings, load
 from zodist.directions.direction import Combination
 from zodist.errors import ConfigError
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect

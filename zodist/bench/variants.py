@@ -25,8 +25,8 @@ from zodist.bench.line import counted
 from zodist.bench.rounds import Seconds, seconds
 from zodist.config import Rule
 from zodist.errors import ConfigError
+from zodist.evaluator.forward import Evaluator
 from zodist.exchange import LocalExchange
-from zodist.forward import Evaluator
 from zodist.journal import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings

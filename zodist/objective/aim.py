@@ -14,6 +14,7 @@ from zodist import noise
 from zodist.directions.direction import Combination
 from zodist.errors import TaskError
 from zodist.evaluate import Weights
+from zodist.evaluator.generate import Manner, Opened, Texts, write
 from zodist.objective.judged import JudgedTask, opened
 from zodist.tasks import Task
 from zodist.tasks.choice import ChoiceTask
@@ -22,11 +23,10 @@ from zodist.tasks.generation import GenerationTask
 from zodist.tasks.score import Score, accuracy, macro_f1
 from zodist.tasks.task import Example
 from zodist.tasks.writing import WritingTask
-from zodist.writing import Manner, Opened, Texts, write
 
 if TYPE_CHECKING:
     from zodist.config import Config
-    from zodist.forward import Evaluator
+    from zodist.evaluator.forward import Evaluator
     from zodist.methods import Probe
 
 Pieces = Sequence[Sequence[Example]]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from zodist import noise
-from zodist.drawing import Address
 from zodist.errors import TaskError
+from zodist.evaluator.sampling import Address
 from zodist.objective.reward import Reward, Written, reward_of
 from zodist.tasks.score import Score, mean
 from zodist.tasks.task import Batch, Example, Reader, Task

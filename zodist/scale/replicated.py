@@ -12,8 +12,8 @@ import numpy as np
 
 from zodist.bench.variants import LR, SEED
 from zodist.config import Method, Rule
+from zodist.evaluator.forward import Evaluator
 from zodist.exchange import Exchange
-from zodist.forward import Evaluator
 from zodist.journal import Journal
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.forward import Evaluator
+from zodist.evaluator.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.steps import StepSeeds
 from zodist.models import params

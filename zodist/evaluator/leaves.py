@@ -17,9 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 from zodist.directions.matrix import LaidLowRank
 from zodist.errors import ModelError
-from zodist.frame import Frame
+from zodist.evaluator.frame import Frame
+from zodist.evaluator.ragged import Ragged
 from zodist.models.params import Param
-from zodist.ragged import Ragged
 
 Forward = Callable[..., torch.Tensor]
 

@@ -1,4 +1,4 @@
-"""Modules of kinds that zodist.leaves does not know: perturbed copies stand in for their weights, at one point per forward.
+"""Modules of kinds that zodist.evaluator.leaves does not know: perturbed copies stand in for their weights, at one point per forward.
 
 A state-space mixer that reads the weights of its children, the experts of a mixture in one tensor, a scale that an adapter
 keeps in a list: whatever a module does with its weights, with others in their place it does the same.  The copies live for
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from zodist.errors import ModelError
-from zodist.frame import Frame
-from zodist.leaves import Forward, kind_of
+from zodist.evaluator.frame import Frame
+from zodist.evaluator.leaves import Forward, kind_of
 from zodist.models.params import Param, storage_of
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zodist.packing import Layout, Packed, packing
+from zodist.evaluator.packing import Layout, Packed, packing
 
 if TYPE_CHECKING:
-    from zodist.prefix import FrozenPrefix
+    from zodist.evaluator.prefix import FrozenPrefix
     from zodist.tasks import Batch
 
 

@@ -21,8 +21,8 @@ from zodist.directions.matrix import matrix_shape
 from zodist.directions.rank_one import LaidRankOne
 from zodist.directions.signed import LaidSigned
 from zodist.errors import ModelError
-from zodist.frame import Frame
-from zodist.leaves import Forward, Lookup, multiplies
+from zodist.evaluator.frame import Frame
+from zodist.evaluator.leaves import Forward, Lookup, multiplies
 from zodist.models.params import Param
 
 
@@ -233,7 +233,7 @@ def head(frame: Frame, module: nn.Linear, own: dict[str, Param], path: str, inne
 
 
 def kind_of(module: nn.Module) -> Callable[..., Forward]:
-    """The form of a leaf that zodist.leaves can perturb."""
+    """The form of a leaf that zodist.evaluator.leaves can perturb."""
     if isinstance(module, nn.Embedding):
         return embedding
     return linear if isinstance(module, (nn.Linear, Conv1D)) else norm

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zodist import drawing
 from zodist.directions.direction import Combination
+from zodist.evaluator import sampling as drawing
 from zodist.tasks.task import left_padded
 
 if TYPE_CHECKING:
-    from zodist.forward import Evaluator
+    from zodist.evaluator.forward import Evaluator
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The evaluator: losses at several points near the weights in one forward, weights read-only.
 
 The points of a probe, or of several probes with a batch each, go through the model together: the batch is stacked
-point-major and each leaf treats its slice with that point's parameters (zodist.leaves).  The model's modules keep their own
+point-major and each leaf treats its slice with that point's parameters (zodist.evaluator.leaves).  The model's modules keep their own
 forward for every other use; the evaluator's takes over only while a frame is active.
 """
 
@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from zodist import singly
 from zodist.directions.direction import Combination, Law
 from zodist.errors import ModelError
-from zodist.frame import Frame
-from zodist.leaves import Forward, head, kind_of, linear
+from zodist.evaluator import per_example as singly
+from zodist.evaluator.borrowed import foreign, refusal, stand_in, trained
+from zodist.evaluator.frame import Frame
+from zodist.evaluator.leaves import Forward, head, kind_of, linear
+from zodist.evaluator.packing import Packed, longest, pack_of
+from zodist.evaluator.prefix import FrozenPrefix
+from zodist.evaluator.rows import PackedRows, PaddedRows, bytes_of_token, sharing
 from zodist.models.params import Param
-from zodist.packing import Packed, longest, pack_of
-from zodist.prefix import FrozenPrefix
-from zodist.rows import PackedRows, PaddedRows, bytes_of_token, sharing
-from zodist.stand_in import foreign, refusal, stand_in, trained
 
 if TYPE_CHECKING:
     from zodist.exchange import Gather
@@ -39,9 +39,9 @@ class Evaluator:
 
     laws: what a seed means for a parameter, as a function of it or by its id.  parallel: use numba's threads.
     prefix: frozen lower layers whose results are kept for every example.  packed: leave padding out, in a model that allows
-    it (zodist.packing.obstacle).  room: bytes that the activations of a forward may take (zodist.rows.bytes_of_token);
+    it (zodist.evaluator.packing.obstacle).  room: bytes that the activations of a forward may take (zodist.evaluator.rows.bytes_of_token);
     points that do not fit together go through several forwards, one point at least in each.
-    one_by_one: whether every point takes a forward of its own, because of modules that zodist.stand_in runs.
+    one_by_one: whether every point takes a forward of its own, because of modules that zodist.evaluator.borrowed runs.
     Raises ModelError, with the parameter's name, where a parameter cannot be perturbed exactly.
     """
 
@@ -164,7 +164,7 @@ class Evaluator:
         found = [pack_of(b) for b in batches]
         if len(batches) > 1 and (any(found) or len({b.input_ids.shape for b in batches}) > 1):
             found = [pack or pack_of(b, always=True) for b, pack in zip(batches, found, strict=True)]
-        # With as many tokens as heads, zodist.singly could not tell the two axes of a head's norm apart.
+        # With as many tokens as heads, zodist.evaluator.per_example could not tell the two axes of a head's norm apart.
         return padded if any(pack is not None and len(pack.ids) in self._heads for pack in found) else found
 
     def _run(

@@ -1,0 +1,1 @@
+"""Losses at points near the weights, which are never written."""
