@@ -66,7 +66,7 @@ def _supervise(
 
 def _gate(folder: Path) -> None:
     """Let this process begin no step from the one on that the file ``gate`` names, and say so while it waits."""
-    from zodist.step import Live
+    from zodist.step.fold import Live
 
     call, gate, waits = Live.__call__, folder / "gate", folder / f"waits-{os.getpid()}"
 
@@ -236,7 +236,7 @@ class Fleet:
 
 def slow_replay(seconds: float) -> None:
     """Make every replayed step of this process take so long."""
-    from zodist.step import Replayed
+    from zodist.step.fold import Replayed
 
     call = Replayed.__call__
 

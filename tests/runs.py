@@ -140,7 +140,7 @@ def make_place(folder: Path, *, hidden: int = 32, seed: int = 0) -> Place:
 
 def _flip_a_bit_after(step: int) -> None:
     """Make this process's memory fail once: a bit of one weight, after a step."""
-    from zodist.step import Replica
+    from zodist.step.fold import Replica
 
     advance = Replica.advance
 
@@ -155,7 +155,7 @@ def _flip_a_bit_after(step: int) -> None:
 
 def _die_after(step: int) -> None:
     """Kill this process when it has done a step."""
-    from zodist.step import Replica
+    from zodist.step.fold import Replica
 
     advance = Replica.advance
 

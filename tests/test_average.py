@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from zodist import early
 from zodist.__main__ import app
 from zodist.assess import assess
-from zodist.average import Average
 from zodist.config import load
 from zodist.errors import ConfigError, JournalError
 from zodist.models.params import Param, address
 from zodist.replay import best_step, replay
+from zodist.step.average import Average
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

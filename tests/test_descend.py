@@ -17,7 +17,7 @@ from zodist.directions.rank_one import RankOne
 from zodist.kernels import low_rank, outer
 from zodist.kernels.tile import BFLOAT16, FLOAT32
 from zodist.models.params import Param, address
-from zodist.rules import Sgd
+from zodist.step.rules import Sgd
 
 DECAY, ROUNDING = np.float32(0.97), np.uint64(0xFEEDFACECAFEBEEF)
 SHAPES = [(1100, 1), (311, 7), (65, 64), (9, 1500), (70, 576)]

@@ -55,7 +55,7 @@ def slow(seconds: float, only: int = -1, mark: str = "") -> None:
     import time
     from pathlib import Path
 
-    from zodist.step import Live
+    from zodist.step.fold import Live
 
     call = Live.__call__
 
@@ -251,7 +251,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(long, long_reference):
 
 def flip(step: int) -> None:
     """Make this process's memory fail once: a bit of one weight, after a step."""
-    from zodist.step import Replica
+    from zodist.step.fold import Replica
 
     advance, failed = Replica.advance, []
 

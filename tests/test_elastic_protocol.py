@@ -13,7 +13,6 @@ import pytest
 from runs import wait_for
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist import records
 from zodist.config import load
 from zodist.elastic.frames import MAX_BYTES, Frame, Refused, Seal, Vote
 from zodist.elastic.keys import What, hexadecimal
@@ -23,6 +22,7 @@ from zodist.elastic.supervisor import Supervisor
 from zodist.elastic.worker import Worker
 from zodist.errors import ConfigError, ExchangeError
 from zodist.journal import read
+from zodist.step import records
 
 CONFIG = """
 [run]

@@ -9,9 +9,9 @@ import pytest
 from runs import wait_for
 from test_elastic_protocol import running
 
-from zodist import records
 from zodist.elastic.keys import What, hexadecimal
 from zodist.journal import read
+from zodist.step import records
 
 STEPS, THREADS = 3, 4
 

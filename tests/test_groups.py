@@ -17,10 +17,10 @@ from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.prefix import FrozenPrefix
 from zodist.evaluator.ragged import Ragged
 from zodist.evaluator.rows import bytes_of_token
-from zodist.groups import Groups
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
+from zodist.step.groups import Groups
 
 DENSE = Dense(noise.GAUSSIAN, True)
 LENGTHS = (8, 11, 9, 9, 10)

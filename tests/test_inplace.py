@@ -17,7 +17,7 @@ from zodist.config import Rule
 from zodist.directions.direction import Combination, Dense
 from zodist.evaluator.forward import Evaluator
 from zodist.models.params import Param, collect
-from zodist.rules import RULES
+from zodist.step.rules import RULES
 
 EPS, LR, SEED = 1e-2, 1e-2, 7 << 16
 DENSE = Dense(noise.GAUSSIAN, True)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zodist import lanes
+from zodist.step import lanes
 
 SEEDS = st.integers(0, 2**64 - 1)
 SMALL = st.integers(1, 9)

@@ -16,8 +16,8 @@ from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param, address, digest
-from zodist.rules import RULES, Rule
-from zodist.step import Replica
+from zodist.step.fold import Replica
+from zodist.step.rules import RULES, Rule
 
 N, EPS = 5000, 0.5
 MEMORIES = ["momentum", "adam"]

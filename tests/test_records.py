@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zodist.errors import ExchangeError
-from zodist.records import decode, encode, from_values, record_bytes, to_values
+from zodist.step.records import decode, encode, from_values, record_bytes, to_values
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 ANY_LOSSES = hnp.arrays(np.float64, SHAPES, elements=st.floats(allow_nan=True, allow_infinity=True, width=64))

@@ -17,7 +17,6 @@ import pytest
 from rich.console import Console
 from runs import Place, finish, make_place
 
-from zodist import records
 from zodist.errors import JournalError
 from zodist.journal import read
 from zodist.report.course import EXCHANGE, FORWARD, REST, UPDATE, crew, phases
@@ -27,6 +26,7 @@ from zodist.report.recorded import AXES, Run, differing, recorded, short_names
 from zodist.report.screen import bars, show
 from zodist.report.slopes import Slopes, common_part, signal_to_noise, slopes
 from zodist.report.summary import figures
+from zodist.step import records
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,17 @@ import pytest
 import torch
 from runs import CONTEXT, make_place
 
-from zodist import config, records
+from zodist import config
 from zodist.errors import ConfigError
 from zodist.journal import read
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.replay import replay
-from zodist.robust import combine
-from zodist.rules import RULES
-from zodist.step import Replayed, Replica
+from zodist.step import records
+from zodist.step.fold import Replayed, Replica
+from zodist.step.robust import combine
+from zodist.step.rules import RULES
 from zodist.testing.subject import subject
 from zodist.testing.toys import made_up, weights
 
@@ -157,7 +158,7 @@ LIES = {
 
 def _lying(path: Path, overrides: tuple[str, ...], lie: str, error: Path) -> None:
     """A run in which whoever has the items n with n % 8 == 3 lies."""
-    from zodist.step import Live
+    from zodist.step.fold import Live
     from zodist.train import train
 
     call = Live.__call__

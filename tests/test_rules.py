@@ -18,7 +18,7 @@ from zodist.directions.direction import Combination, Dense, coded_tables
 from zodist.kernels.tile import FLOAT32
 from zodist.models.params import Param, address, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
-from zodist.rules import RULES, Rule, schedule
+from zodist.step.rules import RULES, Rule, schedule
 
 DENSE = Dense(GAUSSIAN, True)
 GRADIENT = Combination.of((5 << 16, 0.5), ((5 << 16) + 1, -1.5), (9 << 16, 0.25))

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zodist import config, records
+from zodist import config
 from zodist.errors import ConfigError
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.rules import RULES
-from zodist.shaping import Shape
-from zodist.step import Replayed, Replica
+from zodist.step import records
+from zodist.step.fold import Replayed, Replica
+from zodist.step.rules import RULES
+from zodist.step.shaping import Shape
 from zodist.testing.subject import subject
 from zodist.testing.toys import made_up, weights
 

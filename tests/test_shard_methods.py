@@ -12,10 +12,10 @@ from zodist.config import Rule
 from zodist.errors import ModelError
 from zodist.methods import METHODS, Probe
 from zodist.models.params import Param, digest
-from zodist.rules import RULES
 from zodist.shard.exact import check
 from zodist.shard.held import chunk
-from zodist.step import Answer, Replica
+from zodist.step.fold import Answer, Replica
+from zodist.step.rules import RULES
 from zodist.testing.fold import LANES, STEPS, Recorded
 from zodist.testing.subject import subject
 from zodist.testing.toys import RUN, weights

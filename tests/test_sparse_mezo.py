@@ -15,7 +15,7 @@ from zodist.directions.direction import Combination
 from zodist.errors import ModelError
 from zodist.methods.sparse_mezo import SparseMeZO, SparseMeZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.rules import Sgd
+from zodist.step.rules import Sgd
 
 SHAPES = {"w": (40, 50), "u": (30, 20), "norm": (50,)}
 

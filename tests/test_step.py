@@ -14,9 +14,9 @@ from zodist.journal_format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.models.params import Param
-from zodist.records import to_values
-from zodist.rules import RULES, schedule
-from zodist.step import Replayed, Replica
+from zodist.step.fold import Replayed, Replica
+from zodist.step.records import to_values
+from zodist.step.rules import RULES, schedule
 
 
 class Rate:

@@ -29,7 +29,7 @@ from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
 from zodist.methods import Probe
 from zodist.models.params import Param, address, collect, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
-from zodist.rules import RULES
+from zodist.step.rules import RULES
 
 LAWS = (GAUSSIAN, RADEMACHER)
 CASES: dict[str, Callable[[torch.device], None]] = {}

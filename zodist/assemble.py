@@ -31,8 +31,8 @@ from zodist.models.quantise import quantise_
 from zodist.objective.aim import Objective, objective_of
 from zodist.objective.judged import judged
 from zodist.objective.reward import Reward
-from zodist.rules import RULES
-from zodist.step import Replica
+from zodist.step.fold import Replica
+from zodist.step.rules import RULES
 from zodist.tasks import Batch, Task, load_task
 from zodist.tasks.score import Score
 from zodist.tasks.task import Example

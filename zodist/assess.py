@@ -8,7 +8,6 @@ from pathlib import Path
 
 from zodist import snapshot
 from zodist.assemble import Parts, load, load_parts
-from zodist.average import Average
 from zodist.config import Config
 from zodist.errors import ConfigError, SnapshotError, TaskError
 from zodist.evaluate import evaluate
@@ -16,6 +15,7 @@ from zodist.exchange import collect
 from zodist.launcher import start
 from zodist.replay import check, fold, open_run
 from zodist.shard.joined import joined
+from zodist.step.average import Average
 from zodist.tasks.score import Score
 from zodist.threads import budget, cores, set_threads
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from zodist import records, snapshot
+from zodist import snapshot
 from zodist.errors import JournalError
 from zodist.journal import read
 from zodist.metrics import read_lines
+from zodist.step import records
 
 
 def inspect(path: Path) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from zodist import records
 from zodist.config import Config
 from zodist.journal_format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.portable import on_hub, portable
 from zodist.progress import amount
-from zodist.step import Replica
+from zodist.step import records
+from zodist.step.fold import Replica
 
 _SPAN = 50  # steps at each end whose losses are averaged
 # Title, and the names of value and standard error in metrics.jsonl.

@@ -16,15 +16,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
-from zodist import early, robust
+from zodist import early
 from zodist.adapter import settings as adapters
 from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
 from zodist.config_section import Count, Expression, Finite, Positive, Section, Text
 from zodist.config_text import key_text, value_text
 from zodist.errors import ConfigError
 from zodist.objective import settings as objectives
-from zodist.shaping import Shaping
 from zodist.shard import settings as shards
+from zodist.step import robust
+from zodist.step.shaping import Shaping
 
 
 class Run(Section):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zodist.journal_format import Entry
-from zodist.step import Asked, Replica
+from zodist.step.fold import Asked, Replica
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

@@ -20,7 +20,7 @@ from zodist.assemble import load_parts
 from zodist.errors import JournalError, TaskError
 from zodist.models.params import Param
 from zodist.replay import open_run
-from zodist.step import Replayed
+from zodist.step.fold import Replayed
 from zodist.tasks import Task
 from zodist.threads import budget, set_threads
 

@@ -11,7 +11,7 @@ from zodist.card import Facts, card
 from zodist.config import Config
 from zodist.errors import ModelError
 from zodist.journal_format import Contents
-from zodist.step import Replica
+from zodist.step.fold import Replica
 
 CARD = "README.md"
 

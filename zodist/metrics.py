@@ -1,7 +1,7 @@
 """What a run writes beside its journal.
 
 metrics.jsonl  what was learned, one JSON object a line: {"step", "loss", "slope", "lr", "forwards"} of every step, with
-               "skipped" probes and "outliers" among the items (zodist.robust) if there are any; evaluations
+               "skipped" probes and "outliers" among the items (zodist.step.robust) if there are any; evaluations
                {"step", "split", ...}, digests {"step", "digest"}.  A function of the fold: the same file for any number of
                workers, however often the run was killed.
 timings.jsonl  how it went, for people: sessions, workers, seconds, bytes; {"event"} of an elastic run: a sentence.  Never

@@ -12,7 +12,6 @@ import torch
 from zodist import early, journal_format, noise, snapshot
 from zodist.adapter import attached
 from zodist.assemble import DTYPES, replica_of
-from zodist.average import Average
 from zodist.config import Config, load
 from zodist.errors import JournalEnd, JournalError, ModelError
 from zodist.export import export
@@ -20,7 +19,8 @@ from zodist.journal import CONFIG, JOURNAL, read
 from zodist.metrics import METRICS, read_lines
 from zodist.models import params
 from zodist.models.load import load_model
-from zodist.step import Replayed, Replica
+from zodist.step.average import Average
+from zodist.step.fold import Replayed, Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def replay(
 
     model: where the base model lies, if not where the run's config says.  steps: stop after so many (default: all).  A
     last step that lacks rounds is left out, as if it had not begun: which rounds a step has only its method can tell.
-    average: the weights become their running average with this decay (zodist.average), and the digest is that of these.
+    average: the weights become their running average with this decay (zodist.step.average), and the digest is that of these.
     Raises ModelError when the base model is not the one of the journal, JournalError when the journal is damaged.
     """
     config, contents = open_run(folder)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zodist import journal_format, records, snapshot
+from zodist import journal_format, snapshot
 from zodist.config import Config
 from zodist.crew import Begun, Make, Measure
 from zodist.errors import ExchangeError, JournalError
@@ -24,7 +24,8 @@ from zodist.journal_format import Entry
 from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
 from zodist.report import plot as draw
 from zodist.scalars import Scalars, require
-from zodist.step import Asked, Replayed, Replica
+from zodist.step import records
+from zodist.step.fold import Asked, Replayed, Replica
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

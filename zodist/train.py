@@ -22,7 +22,7 @@ from zodist.launcher import start
 from zodist.methods import Probe
 from zodist.progress import Progress
 from zodist.shard.joined import joined
-from zodist.step import Live, Replayed
+from zodist.step.fold import Live, Replayed
 from zodist.tasks.score import Score
 from zodist.threads import budget, cores, set_threads
 from zodist.together import Together

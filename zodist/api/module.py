@@ -22,7 +22,7 @@ from zodist.errors import ModelError
 from zodist.exchange import Gather
 from zodist.methods import Probe
 from zodist.models.params import Param
-from zodist.step import Replica
+from zodist.step.fold import Replica
 from zodist.tasks.score import Score
 
 Loss = Callable[[Any, Any], Any]

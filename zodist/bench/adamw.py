@@ -24,11 +24,11 @@ from zodist.assemble import Loaded, Parts, load_parts
 from zodist.config import Config
 from zodist.errors import ConfigError, TaskError, ZodistError
 from zodist.evaluate import evaluate
-from zodist.lanes import examples
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
-from zodist.rules import schedule
+from zodist.step.lanes import examples
+from zodist.step.rules import schedule
 from zodist.tasks import Batch
 from zodist.tasks.score import Score
 from zodist.threads import budget, set_threads

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from zodist import records
 from zodist.bench.bare import Bare
 from zodist.bench.line import Line
 from zodist.bench.rounds import LEAST, seconds
@@ -29,8 +28,9 @@ from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect
-from zodist.rules import RULES
-from zodist.step import Replica
+from zodist.step import records
+from zodist.step.fold import Replica
+from zodist.step.rules import RULES
 from zodist.threads import set_threads
 
 WARM = 2  # steps that compile kernels, size buffers and make the first bases

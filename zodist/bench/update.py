@@ -27,7 +27,7 @@ from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.directions.rank_one import RankOne
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param, collect
-from zodist.rules import RULES
+from zodist.step.rules import RULES
 from zodist.threads import set_threads
 
 CODED, INDEPENDENT, MANY = (1, 16, 256, 1024, 65536), (1, 4, 16), 1024

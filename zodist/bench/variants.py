@@ -32,8 +32,8 @@ from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.models.load import load_model
 from zodist.models.params import Param, collect
-from zodist.rules import RULES
-from zodist.step import Live, Replica
+from zodist.step.fold import Live, Replica
+from zodist.step.rules import RULES
 from zodist.tasks import Batch
 from zodist.together import Rounds
 

@@ -78,8 +78,8 @@ def main() -> None:
     import numpy as np
     from torch.distributed import TCPStore  # pyright: ignore
 
-    from zodist import records
     from zodist.exchange import open_exchange
+    from zodist.step import records
 
     question = json.loads(sys.argv[1])
     worker, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -14,7 +14,7 @@ from zodist import snapshot
 from zodist.elastic.team import Team
 from zodist.errors import JournalEnd
 from zodist.journal_format import Entry
-from zodist.step import Replayed, Replica
+from zodist.step.fold import Replayed, Replica
 
 _MEASURED_STEPS = 2
 _PIECE = 16 << 20

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist import records
 from zodist.elastic.connection import arrived
 from zodist.elastic.frames import Frame, Refused, Seal
 from zodist.elastic.keys import Turn, What
 from zodist.elastic.pace import Pace
 from zodist.elastic.votes import Votes
 from zodist.errors import ExchangeError
+from zodist.step import records
 
 DIFFERS = "(digest)"  # how the reason ends where a worker's weights differ
 _GROUP = 64  # values fetched at a time: a stranger could have put 8 MB into each

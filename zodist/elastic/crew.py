@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zodist import journal_format, records, snapshot
+from zodist import journal_format, snapshot
 from zodist.config import Config
 from zodist.crew import Begun, Make, Measure, Rebuild
 from zodist.elastic.catch_up import catch_up
@@ -20,7 +20,8 @@ from zodist.elastic.worker import Worker
 from zodist.errors import SnapshotError
 from zodist.journal import JOURNAL
 from zodist.journal_format import Entry
-from zodist.step import Asked, Replica
+from zodist.step import records
+from zodist.step.fold import Asked, Replica
 
 
 class Elastic:

@@ -36,8 +36,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zodist.elastic.frames import Refused
-from zodist.groups import Groups
 from zodist.journal_format import Entry
+from zodist.step.groups import Groups
 
 ROUND = "round/"
 _VERDICT = struct.Struct("<IBQ")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist import records, stopping
+from zodist import stopping
 from zodist.config import Config
 from zodist.elastic.attendance import Attendance
 from zodist.elastic.collection import DIFFERS, Collection
@@ -35,6 +35,7 @@ from zodist.errors import ExchangeError, JournalError, Stopped
 from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
 from zodist.journal_format import Entry, is_torn_header
 from zodist.metrics import write_whole
+from zodist.step import records
 
 _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")
 _IDLE_S = 0.2

@@ -23,7 +23,7 @@ from zodist.errors import ConfigError
 from zodist.exchange import Exchange, open_exchange
 from zodist.journal_format import Entry
 from zodist.snapshot import Tensors
-from zodist.step import Replica
+from zodist.step.fold import Replica
 from zodist.together import level
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 from zodist.assemble import Parts
 from zodist.evaluator.packing import pack_of
 from zodist.evaluator.rows import bytes_of_token
-from zodist.lanes import examples
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
+from zodist.step.lanes import examples
 
 
 def probes_per_forward(parts: Parts, begun: Mapping[str, Any] | None, workers: int) -> int:

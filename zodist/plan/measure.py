@@ -33,7 +33,7 @@ from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param, address
 from zodist.plan.calibration import Calibration, Link, Pace
 from zodist.plan.shapes import shape_of
-from zodist.rules import RULES
+from zodist.step.rules import RULES
 from zodist.threads import cores, set_threads
 
 NUMBERS, SLICE = (

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from zodist import records
 from zodist.errors import JournalError
 from zodist.journal import read
 from zodist.journal_format import Entry
 from zodist.metrics import read_lines
+from zodist.step import records
 
 DIAGNOSIS = "diagnose.json"
 

@@ -17,10 +17,10 @@ from zodist.exchange import Exchange
 from zodist.journal import Journal
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect
-from zodist.rules import RULES
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of
-from zodist.step import Live, Replica
+from zodist.step.fold import Live, Replica
+from zodist.step.rules import RULES
 from zodist.together import Rounds
 
 

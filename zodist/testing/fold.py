@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from zodist import config, records, snapshot
+from zodist import config, snapshot
 from zodist.errors import JournalEnd
 from zodist.journal_format import Entry
 from zodist.methods import Probe
-from zodist.rules import RULES
-from zodist.step import Answer, Replayed, Replica
+from zodist.step import records
+from zodist.step.fold import Answer, Replayed, Replica
+from zodist.step.rules import RULES
 from zodist.testing.subject import Subject
 from zodist.testing.toys import RUN, made_up, weights
 

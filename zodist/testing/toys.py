@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zodist import noise, records
+from zodist import noise
 from zodist.directions.direction import Cache, Combination, Law
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.models import params
 from zodist.models.params import Param
+from zodist.step import records
 from zodist.testing.subject import Subject
 
 # A tall matrix, a wide one and a vector; sizes are multiples of 8, so that few Walsh codes divide them evenly.

@@ -14,16 +14,17 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from zodist import noise, records, robust
+from zodist import noise
 from zodist.errors import JournalEnd, JournalError, ZodistError
-from zodist.groups import Groups
 from zodist.journal_format import Entry
-from zodist.lanes import examples
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param
-from zodist.rules import Rule, schedule
-from zodist.shaping import Shape, Shaping
+from zodist.step import records, robust
+from zodist.step.groups import Groups
+from zodist.step.lanes import examples
+from zodist.step.rules import Rule, schedule
+from zodist.step.shaping import Shape, Shaping
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,8 +55,8 @@ class Replica:
     """Weights, rule and method of one worker; ``advance`` folds one step in.
 
     directions: the method's laws for probes, by parameter id, for the evaluator; updates: those of its gradients.
-    clip: what is done to losses out of proportion (zodist.robust); outliers: how many the last step had.  shaping: what
-    losses are to each other (zodist.shaping).
+    clip: what is done to losses out of proportion (zodist.step.robust); outliers: how many the last step had.  shaping: what
+    losses are to each other (zodist.step.shaping).
     """
 
     def __init__(
