@@ -19,9 +19,9 @@ from zodist.compare.outcome import compare
 from zodist.config import load
 from zodist.directions.direction import Combination, Dense, Law
 from zodist.errors import ConfigError, JournalError
+from zodist.journal.metrics import read_lines
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds
-from zodist.metrics import read_lines
 from zodist.models.params import Param
 from zodist.replay import replay
 from zodist.train import train

@@ -12,7 +12,7 @@ import pytest
 from elastic_runs import Fleet, slow_replay
 from runs import PATIENCE_S, finish, make_place, wait_for
 
-from zodist.audit import inspect
+from zodist.journal.audit import inspect
 from zodist.report.course import crew
 from zodist.report.recorded import recorded
 

@@ -21,7 +21,7 @@ from zodist.elastic.secret import read_secret
 from zodist.elastic.supervisor import Supervisor
 from zodist.elastic.worker import Worker
 from zodist.errors import ConfigError, ExchangeError
-from zodist.journal import read
+from zodist.journal.file import read
 from zodist.step import records
 
 CONFIG = """

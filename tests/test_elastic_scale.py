@@ -10,7 +10,7 @@ from runs import wait_for
 from test_elastic_protocol import running
 
 from zodist.elastic.keys import What, hexadecimal
-from zodist.journal import read
+from zodist.journal.file import read
 from zodist.step import records
 
 STEPS, THREADS = 3, 4

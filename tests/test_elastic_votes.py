@@ -16,7 +16,7 @@ from zodist.elastic.keys import Verdict, What, hexadecimal
 from zodist.elastic.votes import Votes
 from zodist.elastic.worker import Worker
 from zodist.errors import ExchangeError
-from zodist.journal import read
+from zodist.journal.file import read
 
 
 def test_a_majority_of_digests_is_right_and_two_workers_have_none():

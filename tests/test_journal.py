@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from zodist.errors import JournalError
-from zodist.journal import Entry, Journal, read, run_id
-from zodist.journal_format import header_line, line_of
+from zodist.journal.file import Entry, Journal, read, run_id
+from zodist.journal.format import header_line, line_of
 
 HEADER = {"config": {"rule": {"lr": 0.0001}, "task": {"name": "sst2"}}, "model": "abc", "method": "mezo"}
 ROUNDS = [
@@ -78,7 +78,7 @@ def test_create_keeps_what_exists_and_heals_a_torn_header(tmp_path):
 def test_a_second_writer_is_refused_in_and_out_of_the_process(tmp_path):
     path = tmp_path / "j"
     code = (
-        "import sys; from zodist.journal import Journal; from zodist.errors import JournalError\n"
+        "import sys; from zodist.journal.file import Journal; from zodist.errors import JournalError\n"
         "try: Journal.open(sys.argv[1])\n"
         "except JournalError as error: sys.exit(str(error))\n"
     )
@@ -147,7 +147,7 @@ FILL = """
 import resource, signal, sys
 import numpy as np
 from zodist.errors import JournalError
-from zodist.journal import Entry, Journal, read
+from zodist.journal.file import Entry, Journal, read
 path, limit = sys.argv[1], int(sys.argv[2])
 log = Journal.create(path, {"model": "abc"})
 if limit:

@@ -18,7 +18,7 @@ from rich.console import Console
 from runs import Place, finish, make_place
 
 from zodist.errors import JournalError
-from zodist.journal import read
+from zodist.journal.file import read
 from zodist.report.course import EXCHANGE, FORWARD, REST, UPDATE, crew, phases
 from zodist.report.document import page
 from zodist.report.picture import running_mean

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from zodist.journal import Journal
-from zodist.journal_format import Entry
+from zodist.journal.file import Journal
+from zodist.journal.format import Entry
 from zodist.page import document
 from zodist.report.document import page
 from zodist.report.recorded import recorded

@@ -13,8 +13,8 @@ from runs import CONTEXT, make_place
 
 from zodist import config
 from zodist.errors import ConfigError
-from zodist.journal import read
-from zodist.journal_format import Entry
+from zodist.journal.file import read
+from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.replay import replay
@@ -222,7 +222,7 @@ def told(tmp_path_factory):
 
 
 def _lines(folder: Path) -> list[dict]:
-    from zodist.metrics import read_lines
+    from zodist.journal.metrics import read_lines
 
     return list(read_lines(folder / "metrics.jsonl"))
 

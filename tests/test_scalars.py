@@ -12,7 +12,7 @@ from runs import Place, finish, make_place
 
 from zodist.config import load
 from zodist.errors import ConfigError
-from zodist.scalars import Scalars, require, scalars
+from zodist.journal.scalars import Scalars, require, scalars
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from zodist import config
 from zodist.errors import ConfigError
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.step import records

@@ -10,13 +10,13 @@ import pytest
 import torch
 from runs import Place, finish, launch, make_place
 
-from zodist.audit import inspect
 from zodist.config import load
 from zodist.errors import ConfigError, ModelError
+from zodist.journal.audit import inspect
+from zodist.journal.snapshot import Part, Tensors, newest, prune, write
 from zodist.replay import replay
 from zodist.shard.library import cutter
 from zodist.shard.mesh import Mesh, mesh
-from zodist.snapshot import Part, Tensors, newest, prune, write
 
 
 class Run:

@@ -13,9 +13,9 @@ from shard_groups import Launched, group
 from test_elastic import slow_and_flip
 from test_elastic_protocol import running
 
-from zodist.audit import inspect
 from zodist.elastic.shared_line import SharedLine
 from zodist.errors import ExchangeError, WorkerLost
+from zodist.journal.audit import inspect
 
 SHORT = ("run.steps=24", "output.evaluate_every=12", "output.snapshot_every=6")
 

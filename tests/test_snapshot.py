@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from zodist.errors import SnapshotError
-from zodist.snapshot import newest, save
+from zodist.journal.snapshot import newest, save
 
 RUN = "0123456789abcdef"
 TENSORS = {

@@ -10,7 +10,7 @@ import torch
 
 from zodist import noise
 from zodist.errors import JournalError, ZodistError
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.models.params import Param

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runs import PATIENCE_S, Place, finish, make_place, wait_for
 
-from zodist.metrics import read_lines
+from zodist.journal.metrics import read_lines
 
 ENDLESS = ("run.steps=1000000", "output.evaluate_every=0", "output.test=false")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from runs import finish, launch, make_place, wait_for
 
-from zodist.audit import inspect
+from zodist.journal.audit import inspect
 from zodist.replay import replay
 
 FILES = ("journal.jsonl", "metrics.jsonl", "snapshot-00000020.safetensors")

@@ -199,7 +199,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what a run is: method, steps, losses, evaluations, bytes; and check every checksum."""
-    from zodist.audit import inspect as look
+    from zodist.journal.audit import inspect as look
 
     found = look(run)
     if as_json:

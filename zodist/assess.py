@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from zodist import snapshot
 from zodist.assemble import Parts, load, load_parts
 from zodist.config import Config
 from zodist.errors import ConfigError, SnapshotError, TaskError
 from zodist.evaluate import evaluate
 from zodist.exchange import collect
+from zodist.journal import snapshot
 from zodist.launcher import start
 from zodist.replay import check, fold, open_run
 from zodist.shard.joined import joined

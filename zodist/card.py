@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zodist.config import Config
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.portable import on_hub, portable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.step.fold import Asked, Replica
 
 if TYPE_CHECKING:

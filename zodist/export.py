@@ -10,7 +10,7 @@ from zodist.adapter import save
 from zodist.card import Facts, card
 from zodist.config import Config
 from zodist.errors import ModelError
-from zodist.journal_format import Contents
+from zodist.journal.format import Contents
 from zodist.step.fold import Replica
 
 CARD = "README.md"

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from zodist import early, journal_format, noise, snapshot
+from zodist import early, noise
 from zodist.adapter import attached
 from zodist.assemble import DTYPES, replica_of
 from zodist.config import Config, load
 from zodist.errors import JournalEnd, JournalError, ModelError
 from zodist.export import export
-from zodist.journal import CONFIG, JOURNAL, read
-from zodist.metrics import METRICS, read_lines
+from zodist.journal import format as journal_format
+from zodist.journal import snapshot
+from zodist.journal.file import CONFIG, JOURNAL, read
+from zodist.journal.metrics import METRICS, read_lines
 from zodist.models import params
 from zodist.models.load import load_model
 from zodist.step.average import Average

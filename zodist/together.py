@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zodist import journal_format, snapshot
 from zodist.config import Config
 from zodist.crew import Begun, Make, Measure
 from zodist.errors import ExchangeError, JournalError
 from zodist.exchange import AllGather, Exchange, collect, share
-from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
-from zodist.journal_format import Entry
-from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
+from zodist.journal import format as journal_format
+from zodist.journal import snapshot
+from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
+from zodist.journal.format import Entry
+from zodist.journal.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
+from zodist.journal.scalars import Scalars, require
 from zodist.report import plot as draw
-from zodist.scalars import Scalars, require
 from zodist.step import records
 from zodist.step.fold import Asked, Replayed, Replica
 

@@ -17,7 +17,7 @@ from zodist.config import Config
 from zodist.crew import Begun, Crew, Rebuild
 from zodist.errors import JournalError, Stopped, TaskError
 from zodist.evaluator.grouping import probes_per_forward
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.launcher import start
 from zodist.methods import Probe
 from zodist.progress import Progress

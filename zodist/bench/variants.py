@@ -27,7 +27,7 @@ from zodist.config import Rule
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
 from zodist.exchange import LocalExchange
-from zodist.journal import Journal
+from zodist.journal.file import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.models.load import load_model

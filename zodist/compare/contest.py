@@ -22,9 +22,9 @@ from zodist.compare.plan import Entry, Plan, Planned
 from zodist.compare.results import RESULTS, Line, best_rate, line_of, text
 from zodist.compare.workers import Workers, start
 from zodist.errors import ConfigError, JournalError
-from zodist.journal import make_folder
-from zodist.journal_format import difference
-from zodist.metrics import write_whole
+from zodist.journal.file import make_folder
+from zodist.journal.format import difference
+from zodist.journal.metrics import write_whole
 
 COMPARISON = "comparison.json"
 

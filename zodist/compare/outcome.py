@@ -14,7 +14,7 @@ from zodist.compare.table import Row, markdown, notes_of, rich_table, rows_of
 from zodist.compare.workers import shares
 from zodist.config import load
 from zodist.errors import ConfigError
-from zodist.metrics import write_whole
+from zodist.journal.metrics import write_whole
 
 TABLE = "table.md"
 

@@ -25,7 +25,7 @@ import numpy as np
 from zodist.compare.plan import Planned
 from zodist.compare.results import FAILED
 from zodist.errors import ZodistError
-from zodist.metrics import read_lines, write_whole
+from zodist.journal.metrics import read_lines, write_whole
 from zodist.threads import budget, prepare_environment
 
 BEFORE = "before.jsonl"

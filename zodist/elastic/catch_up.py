@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from zodist import snapshot
 from zodist.elastic.team import Team
 from zodist.errors import JournalEnd
-from zodist.journal_format import Entry
+from zodist.journal import snapshot
+from zodist.journal.format import Entry
 from zodist.step.fold import Replayed, Replica
 
 _MEASURED_STEPS = 2

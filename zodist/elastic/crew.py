@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from zodist import journal_format, snapshot
 from zodist.config import Config
 from zodist.crew import Begun, Make, Measure, Rebuild
 from zodist.elastic.catch_up import catch_up
@@ -18,8 +17,10 @@ from zodist.elastic.secret import read_secret
 from zodist.elastic.team import Team
 from zodist.elastic.worker import Worker
 from zodist.errors import SnapshotError
-from zodist.journal import JOURNAL
-from zodist.journal_format import Entry
+from zodist.journal import format as journal_format
+from zodist.journal import snapshot
+from zodist.journal.file import JOURNAL
+from zodist.journal.format import Entry
 from zodist.step import records
 from zodist.step.fold import Asked, Replica
 

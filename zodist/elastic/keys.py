@@ -36,7 +36,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zodist.elastic.frames import Refused
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.step.groups import Groups
 
 ROUND = "round/"

@@ -16,8 +16,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from zodist.config import Config
 from zodist.elastic.frames import Refused, Seal
 from zodist.elastic.votes import Votes
-from zodist.metrics import METRICS, TIMINGS, Metrics, Timings, read_lines
-from zodist.scalars import Scalars, require
+from zodist.journal.metrics import METRICS, TIMINGS, Metrics, Timings, read_lines
+from zodist.journal.scalars import Scalars, require
 
 _EVERY = 10  # steps between lines of timings.jsonl
 

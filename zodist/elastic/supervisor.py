@@ -32,9 +32,9 @@ from zodist.elastic.secret import read_secret
 from zodist.elastic.traffic import BYTES, SECONDS, Ledger
 from zodist.elastic.votes import Hearing, Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
-from zodist.journal import CONFIG, JOURNAL, Journal, make_folder
-from zodist.journal_format import Entry, is_torn_header
-from zodist.metrics import write_whole
+from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
+from zodist.journal.format import Entry, is_torn_header
+from zodist.journal.metrics import write_whole
 from zodist.step import records
 
 _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")

@@ -21,8 +21,8 @@ from zodist.elastic.keys import ROUND
 from zodist.elastic.shared_line import SharedLine
 from zodist.errors import ConfigError
 from zodist.exchange import Exchange, open_exchange
-from zodist.journal_format import Entry
-from zodist.snapshot import Tensors
+from zodist.journal.format import Entry
+from zodist.journal.snapshot import Tensors
 from zodist.step.fold import Replica
 from zodist.together import level
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zodist import journal_format
 from zodist.crew import Rebuild
 from zodist.elastic.connection import Lost
 from zodist.elastic.frames import Frame, Refused, Seal, Vote
@@ -24,7 +23,8 @@ from zodist.elastic.team import Alone, Make, Team
 from zodist.elastic.traffic import Traffic
 from zodist.elastic.votes import differs
 from zodist.errors import ExchangeError, JournalError, WorkerLost
-from zodist.journal_format import Entry
+from zodist.journal import format as journal_format
+from zodist.journal.format import Entry
 
 _SLICE_S = 2.0
 _BATCH_S = 0.05  # seconds of work that are claimed at once

@@ -27,8 +27,8 @@ from zodist.bench.variants import Bench, Settings
 from zodist.config import Rule
 from zodist.directions.direction import Combination, Dense
 from zodist.exchange import Exchange
-from zodist.journal import Journal
-from zodist.journal_format import Entry
+from zodist.journal.file import Journal
+from zodist.journal.format import Entry
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param, address
 from zodist.plan.calibration import Calibration, Link, Pace

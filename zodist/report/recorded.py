@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from zodist.errors import JournalError
-from zodist.journal import read
-from zodist.journal_format import Entry
-from zodist.metrics import read_lines
+from zodist.journal.file import read
+from zodist.journal.format import Entry
+from zodist.journal.metrics import read_lines
 from zodist.step import records
 
 DIAGNOSIS = "diagnose.json"

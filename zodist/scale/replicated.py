@@ -14,7 +14,7 @@ from zodist.bench.variants import LR, SEED
 from zodist.config import Method, Rule
 from zodist.evaluator.forward import Evaluator
 from zodist.exchange import Exchange
-from zodist.journal import Journal
+from zodist.journal.file import Journal
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect
 from zodist.scale.cell import Cell

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
-from zodist import snapshot
 from zodist.config import Config
 from zodist.directions.direction import Law
 from zodist.errors import SnapshotError
 from zodist.exchange import Exchange, Gather, collect
+from zodist.journal import snapshot
+from zodist.journal.snapshot import Part, Tensors
 from zodist.launcher import start
 from zodist.models import params
 from zodist.models.load import device_of
@@ -26,7 +27,6 @@ from zodist.shard.library import cutter
 from zodist.shard.lockstep import Lockstep, SteppingExchange
 from zodist.shard.mesh import mesh
 from zodist.shard.skeleton import skeleton
-from zodist.snapshot import Part, Tensors
 from zodist.threads import cores, return_freed_memory
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from zodist.assemble import DTYPES
 from zodist.config import Config, parse, validate
 from zodist.errors import ModelError, ShareError
 from zodist.export import export
-from zodist.journal import CONFIG, JOURNAL
-from zodist.journal_format import Contents, header_line, line_of
-from zodist.journal_format import parse as parse_journal
-from zodist.metrics import METRICS, read_lines
+from zodist.journal.file import CONFIG, JOURNAL
+from zodist.journal.format import Contents, header_line, line_of
+from zodist.journal.format import parse as parse_journal
+from zodist.journal.metrics import METRICS, read_lines
 from zodist.models import params
 from zodist.models.load import load_model
 from zodist.portable import portable

@@ -16,7 +16,7 @@ import torch
 
 from zodist import noise
 from zodist.errors import JournalEnd, JournalError, ZodistError
-from zodist.journal_format import Entry
+from zodist.journal.format import Entry
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param

@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from zodist import config, snapshot
+from zodist import config
 from zodist.errors import JournalEnd
-from zodist.journal_format import Entry
+from zodist.journal import snapshot
+from zodist.journal.format import Entry
 from zodist.methods import Probe
 from zodist.step import records
 from zodist.step.fold import Answer, Replayed, Replica

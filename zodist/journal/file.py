@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zodist.errors import JournalError
-from zodist.journal_format import (
+from zodist.journal.format import (
     Contents,
     Entry,
     difference,

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from zodist import snapshot
 from zodist.errors import JournalError
-from zodist.journal import read
-from zodist.metrics import read_lines
+from zodist.journal import snapshot
+from zodist.journal.file import read
+from zodist.journal.metrics import read_lines
 from zodist.step import records
 
 

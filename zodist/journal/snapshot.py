@@ -33,7 +33,7 @@ import torch
 from safetensors import safe_open
 
 from zodist.errors import SnapshotError
-from zodist.journal import make_folder, sync_folder
+from zodist.journal.file import make_folder, sync_folder
 
 FORMAT = "zodist-snapshot/1"
 _log = logging.getLogger(__name__)
