@@ -41,10 +41,10 @@ def _supervise(
     _quiet(log)
     if prepare is not None:
         prepare(*args)
-    from zodist import stopping
     from zodist.config import load
     from zodist.elastic.supervisor import supervise
     from zodist.errors import ZodistError
+    from zodist.exchange import stopping
 
     stopping.listen()
     if limit:
@@ -96,10 +96,10 @@ def work(
     _gate(log.parent)
     if prepare is not None:
         prepare(*args)
-    from zodist import stopping
     from zodist.config import load
     from zodist.elastic.joining import fetch
     from zodist.errors import ZodistError
+    from zodist.exchange import stopping
     from zodist.train import train
 
     stopping.listen()

@@ -19,7 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # Forked from a server that has imported everything: a worker starts in milliseconds and is still a process of its own.
 CONTEXT = multiprocessing.get_context("forkserver")
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as zodist.threads sets it for the command line
+os.environ.setdefault(
+    "TORCH_CPP_LOG_LEVEL", "ERROR"
+)  # as zodist.exchange.threads sets it for the command line
 PATIENCE_S = 240.0  # until a test gives up: a process takes seconds to start, on a busy machine many
 CONTEXT.set_forkserver_preload(["warm", "transformers.models.llama.modeling_llama"])
 

@@ -152,7 +152,7 @@ def test_nothing_of_the_user_s_is_touched_by_a_refused_run(place, tmp_path):
 def test_threads_are_what_was_asked_for_whoever_starts_its_pool_first():
     """In a new process without the command line's environment: numba's start used to set torch's threads back."""
     code = (
-        "from zodist.threads import set_threads; import torch; set_threads(1); a = torch.get_num_threads();"
+        "from zodist.exchange.threads import set_threads; import torch; set_threads(1); a = torch.get_num_threads();"
         "from zodist.kernels import cpu; import numpy as np;"
         "cpu.digest_parallel(np.zeros(10, np.uint32), 0, np.uint64(1)); print(a, torch.get_num_threads())"
     )

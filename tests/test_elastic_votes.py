@@ -10,12 +10,12 @@ import pytest
 from runs import wait_for
 from test_elastic_protocol import SEEDS, record, running
 
-from zodist.crew import Rebuild
 from zodist.elastic.frames import Vote
 from zodist.elastic.keys import Verdict, What, hexadecimal
 from zodist.elastic.votes import Votes
 from zodist.elastic.worker import Worker
 from zodist.errors import ExchangeError
+from zodist.exchange.crew import Rebuild
 from zodist.journal.file import read
 
 

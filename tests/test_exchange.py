@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from zodist import stopping
 from zodist.errors import ExchangeError
-from zodist.exchange import Exchange, LocalExchange, open_exchange, share
-from zodist.exchange_torch import TorchExchange
+from zodist.exchange import stopping
+from zodist.exchange.gather import Exchange, LocalExchange, open_exchange, share
+from zodist.exchange.gloo import TorchExchange
 
 TIMEOUT_S = 20.0
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "zodist.exchange_torch"])
+PROCESSES.set_forkserver_preload(["torch", "zodist.exchange.gloo"])
 Task = Callable[[Exchange], Any]
 
 

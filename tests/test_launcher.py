@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from zodist.errors import ExchangeError
-from zodist.exchange import open_exchange
-from zodist.launcher import start
+from zodist.exchange.gather import open_exchange
+from zodist.exchange.launcher import start
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
 DEEPSPEED = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
@@ -52,7 +52,7 @@ def test_mpi_without_mpi4py_is_a_sentence_with_the_command():
     code = (
         "import sys; sys.modules['mpi4py'] = None\n"
         "from zodist.errors import ExchangeError\n"
-        "from zodist.exchange import open_exchange\n"
+        "from zodist.exchange.gather import open_exchange\n"
         "try: open_exchange('mpi', 1.0)\n"
         "except ExchangeError as error: print(error)"
     )

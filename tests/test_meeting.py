@@ -14,7 +14,7 @@ import pytest
 from runs import wait_for
 from torch.distributed import TCPStore  # pyright: ignore
 
-from zodist.meeting import meet
+from zodist.exchange.meeting import meet
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_who_does_not_come_is_waited_for_as_long_as_was_said(connect: Callable[[
 
 RESTARTED = """
 import os, signal, time
-from zodist.exchange import open_exchange
+from zodist.exchange.gather import open_exchange
 if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "0":
     time.sleep(2)  # the other worker looks for this one's address while the store has only the dead one's
 exchange = open_exchange("auto", 15.0)

@@ -22,9 +22,9 @@ if not mpirun.exists():
 TALK = """
 import os, signal, sys, time
 from pathlib import Path
-from zodist import stopping
+from zodist.exchange import stopping
 from zodist.errors import ExchangeError
-from zodist.exchange import open_exchange, share
+from zodist.exchange.gather import open_exchange, share
 stopping.listen()
 exchange = open_exchange("mpi", float(sys.argv[2]))
 me, seen = exchange.worker, []

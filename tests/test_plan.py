@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from zodist.__main__ import app
 from zodist.errors import ConfigError, ModelError
-from zodist.exchange_torch import _DIRECT_BYTES
+from zodist.exchange.gloo import _DIRECT_BYTES
 from zodist.plan import advice, cost, skew
 from zodist.plan.against import compare, measured_cells, summary
 from zodist.plan.asking import asked_of

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zodist.exchange import LocalExchange
+from zodist.exchange.gather import LocalExchange
 from zodist.scale.baselines.ddp import Ddp
 from zodist.scale.baselines.diloco import OUTER_LR, OUTER_MOMENTUM, DiLoCo
 from zodist.scale.baselines.lora import Lora

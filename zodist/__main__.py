@@ -13,17 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from zodist import stopping
 from zodist.bench.command import bench_app
 from zodist.elastic.command import supervise
 from zodist.errors import ConfigError, Stopped, WorkerLost, ZodistError
-from zodist.launcher import start
+from zodist.exchange import stopping
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import prepare_environment
 from zodist.plan.command import plan
 from zodist.report.command import report
 from zodist.scale.command import scale
 from zodist.share.command import apply, replay, share
 from zodist.task_command import tasks_app
-from zodist.threads import prepare_environment
 
 app = typer.Typer(
     add_completion=False,

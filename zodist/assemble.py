@@ -21,8 +21,9 @@ from zodist.evaluate import evaluate
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.prefix import FrozenPrefix
-from zodist.exchange import Gather
-from zodist.launcher import start
+from zodist.exchange.gather import Gather
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import cores
 from zodist.methods import METHODS, Probe
 from zodist.models import params
 from zodist.models.load import device_of, load_model
@@ -36,7 +37,6 @@ from zodist.step.rules import RULES
 from zodist.tasks import Batch, Task, load_task
 from zodist.tasks.score import Score
 from zodist.tasks.task import Example
-from zodist.threads import cores
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

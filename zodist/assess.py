@@ -10,14 +10,14 @@ from zodist.assemble import Parts, load, load_parts
 from zodist.config import Config
 from zodist.errors import ConfigError, SnapshotError, TaskError
 from zodist.evaluate import evaluate
-from zodist.exchange import collect
+from zodist.exchange.gather import collect
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import budget, cores, set_threads
 from zodist.journal import snapshot
-from zodist.launcher import start
 from zodist.replay import check, fold, open_run
 from zodist.shard.joined import joined
 from zodist.step.average import Average
 from zodist.tasks.score import Score
-from zodist.threads import budget, cores, set_threads
 
 
 def assess(

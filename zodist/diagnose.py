@@ -18,11 +18,11 @@ import torch
 
 from zodist.assemble import load_parts
 from zodist.errors import JournalError, TaskError
+from zodist.exchange.threads import budget, set_threads
 from zodist.models.params import Param
 from zodist.replay import open_run
 from zodist.step.fold import Replayed
 from zodist.tasks import Task
-from zodist.threads import budget, set_threads
 
 
 @dataclass(frozen=True, slots=True)

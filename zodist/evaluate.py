@@ -16,7 +16,7 @@ from zodist.directions.direction import Combination
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.generate import Manner, Opened, Texts, write
 from zodist.evaluator.sampling import Address
-from zodist.exchange import Gather
+from zodist.exchange.gather import Gather
 from zodist.tasks import Batch, Task
 from zodist.tasks.score import Score
 from zodist.tasks.task import Example

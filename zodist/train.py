@@ -11,21 +11,22 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from zodist import early, stopping
+from zodist import early
 from zodist.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.config import Config
-from zodist.crew import Begun, Crew, Rebuild
 from zodist.errors import JournalError, Stopped, TaskError
 from zodist.evaluator.grouping import probes_per_forward
+from zodist.exchange import stopping
+from zodist.exchange.crew import Begun, Crew, Rebuild
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import budget, cores, set_threads
+from zodist.exchange.together import Together
 from zodist.journal.format import Entry
-from zodist.launcher import start
 from zodist.methods import Probe
 from zodist.progress import Progress
 from zodist.shard.joined import joined
 from zodist.step.fold import Live, Replayed
 from zodist.tasks.score import Score
-from zodist.threads import budget, cores, set_threads
-from zodist.together import Together
 
 MakeParts = Callable[[Config, Begun, Crew], Parts]
 
@@ -56,7 +57,7 @@ def train(
     evaluations of the base model that need not be made again, as they stand in metrics.jsonl.
 
     Every worker calls this; worker 0, or the supervisor, writes the files.  Raises ZodistError where the user has to act,
-    and Stopped if it was asked to stop (zodist.stopping); the journal is intact then, and the same command goes on.
+    and Stopped if it was asked to stop (zodist.exchange.stopping); the journal is intact then, and the same command goes on.
     """
     progress = Progress(config.run.steps, show=not quiet)
     try:

@@ -19,7 +19,7 @@ from zodist.api.data import content
 from zodist.assemble import Parts
 from zodist.directions.direction import Cache, Combination, Law
 from zodist.errors import ModelError
-from zodist.exchange import Gather
+from zodist.exchange.gather import Gather
 from zodist.methods import Probe
 from zodist.models.params import Param
 from zodist.step.fold import Replica

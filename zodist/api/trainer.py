@@ -16,9 +16,10 @@ from zodist.api.results import Tuned
 from zodist.api.settings import OF_DRAWING, OF_LANGUAGE, WHERE, configure, model_settings, name_of
 from zodist.assemble import Loaded, Parts, load_parts, task_of
 from zodist.config import Config
-from zodist.crew import Begun, Crew
 from zodist.errors import ConfigError, ModelError, TaskError
-from zodist.exchange import Exchange, open_exchange
+from zodist.exchange.crew import Begun, Crew
+from zodist.exchange.gather import Exchange, open_exchange
+from zodist.exchange.together import Together
 from zodist.models import params
 from zodist.models.load import IN_PYTHON, load_tokenizer
 from zodist.objective import settings as objectives
@@ -26,7 +27,6 @@ from zodist.objective.reward import Reward, Written, each
 from zodist.progress import Progress
 from zodist.tasks import Task
 from zodist.tasks.score import Score
-from zodist.together import Together
 from zodist.train import Session, Taken
 
 Callback = Callable[[Taken], object]
@@ -237,7 +237,7 @@ def _workers(timeout_s: float) -> Exchange:
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        from zodist.exchange_torch import TorchExchange
+        from zodist.exchange.gloo import TorchExchange
 
         return TorchExchange(timeout_s, initialised=True)
     return open_exchange("auto", timeout_s)

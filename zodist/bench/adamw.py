@@ -24,6 +24,7 @@ from zodist.assemble import Loaded, Parts, load_parts
 from zodist.config import Config
 from zodist.errors import ConfigError, TaskError, ZodistError
 from zodist.evaluate import evaluate
+from zodist.exchange.threads import budget, set_threads
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
@@ -31,7 +32,6 @@ from zodist.step.lanes import examples
 from zodist.step.rules import schedule
 from zodist.tasks import Batch
 from zodist.tasks.score import Score
-from zodist.threads import budget, set_threads
 
 LONGEST = 1.0  # Euclidean length of a gradient
 

@@ -53,7 +53,7 @@ def _settings(
 
 
 def _threads(asked: int) -> int:
-    from zodist.threads import budget
+    from zodist.exchange.threads import budget
 
     return asked or budget(1)
 
@@ -281,7 +281,7 @@ def shards(
     The model is written to disk (2 bytes a parameter), so is a copy for every replica with --offload nvme.
     """
     from zodist.bench.shards import Shards, measure_shards
-    from zodist.threads import budget
+    from zodist.exchange.threads import budget
 
     cuts = layers or []
     asked = Shards(

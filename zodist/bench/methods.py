@@ -26,12 +26,12 @@ from zodist.config import Rule
 from zodist.config_errors import nearest
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
+from zodist.exchange.threads import set_threads
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect
 from zodist.step import records
 from zodist.step.fold import Replica
 from zodist.step.rules import RULES
-from zodist.threads import set_threads
 
 WARM = 2  # steps that compile kernels, size buffers and make the first bases
 

@@ -17,10 +17,10 @@ from zodist.bench.variants import EPS, SEED, RandomBatch, Settings, load
 from zodist.directions.direction import Combination
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
+from zodist.exchange.threads import set_threads
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
-from zodist.threads import set_threads
 
 
 def measure_population(

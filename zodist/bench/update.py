@@ -25,10 +25,10 @@ from zodist.config import Rule
 from zodist.directions.direction import Cache, Combination, Dense, Law
 from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.directions.rank_one import RankOne
+from zodist.exchange.threads import set_threads
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param, collect
 from zodist.step.rules import RULES
-from zodist.threads import set_threads
 
 CODED, INDEPENDENT, MANY = (1, 16, 256, 1024, 65536), (1, 4, 16), 1024
 RANK = 4  # of the low-rank law

@@ -26,7 +26,8 @@ from zodist.bench.rounds import Seconds, seconds
 from zodist.config import Rule
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
-from zodist.exchange import LocalExchange
+from zodist.exchange.gather import LocalExchange
+from zodist.exchange.together import Rounds
 from zodist.journal.file import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
@@ -35,7 +36,6 @@ from zodist.models.params import Param, collect
 from zodist.step.fold import Live, Replica
 from zodist.step.rules import RULES
 from zodist.tasks import Batch
-from zodist.together import Rounds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EPS, LR, SEED = 1e-3, 1e-7, 1

@@ -25,8 +25,8 @@ import numpy as np
 from zodist.compare.plan import Planned
 from zodist.compare.results import FAILED
 from zodist.errors import ZodistError
+from zodist.exchange.threads import budget, prepare_environment
 from zodist.journal.metrics import read_lines, write_whole
-from zodist.threads import budget, prepare_environment
 
 BEFORE = "before.jsonl"
 Answer = dict[str, str]

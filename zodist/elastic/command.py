@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zodist import stopping
+from zodist.exchange import stopping
 
 
 def supervise(

@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
 
-from zodist import stopping
 from zodist.errors import ExchangeError, WorkerLost
+from zodist.exchange import stopping
 
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h
 _TICK_S = 0.25

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from zodist.config import Config
-from zodist.crew import Begun, Make, Measure, Rebuild
 from zodist.elastic.catch_up import catch_up
 from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.secret import read_secret
 from zodist.elastic.team import Team
 from zodist.elastic.worker import Worker
 from zodist.errors import SnapshotError
+from zodist.exchange.crew import Begun, Make, Measure, Rebuild
 from zodist.journal import format as journal_format
 from zodist.journal import snapshot
 from zodist.journal.file import JOURNAL
@@ -26,7 +26,7 @@ from zodist.step.fold import Asked, Replica
 
 
 class Elastic:
-    """One worker of an elastic run; see zodist.crew.Crew.
+    """One worker of an elastic run; see zodist.exchange.crew.Crew.
 
     say: told what a person should know.  team: the processes of this worker, all of which have a crew.
     """

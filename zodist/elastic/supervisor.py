@@ -19,7 +19,6 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist import stopping
 from zodist.config import Config
 from zodist.elastic.attendance import Attendance
 from zodist.elastic.collection import DIFFERS, Collection
@@ -32,6 +31,7 @@ from zodist.elastic.secret import read_secret
 from zodist.elastic.traffic import BYTES, SECONDS, Ledger
 from zodist.elastic.votes import Hearing, Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
+from zodist.exchange import stopping
 from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
 from zodist.journal.format import Entry, is_torn_header
 from zodist.journal.metrics import write_whole

@@ -20,11 +20,11 @@ from zodist.elastic.connection import Connection
 from zodist.elastic.keys import ROUND
 from zodist.elastic.shared_line import SharedLine
 from zodist.errors import ConfigError
-from zodist.exchange import Exchange, open_exchange
+from zodist.exchange.gather import Exchange, open_exchange
+from zodist.exchange.together import level
 from zodist.journal.format import Entry
 from zodist.journal.snapshot import Tensors
 from zodist.step.fold import Replica
-from zodist.together import level
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zodist.crew import Rebuild
 from zodist.elastic.connection import Lost
 from zodist.elastic.frames import Frame, Refused, Seal, Vote
 from zodist.elastic.keys import ROUND, Done, Turn, Verdict, What
@@ -23,6 +22,7 @@ from zodist.elastic.team import Alone, Make, Team
 from zodist.elastic.traffic import Traffic
 from zodist.elastic.votes import differs
 from zodist.errors import ExchangeError, JournalError, WorkerLost
+from zodist.exchange.crew import Rebuild
 from zodist.journal import format as journal_format
 from zodist.journal.format import Entry
 

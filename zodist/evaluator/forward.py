@@ -29,7 +29,7 @@ from zodist.evaluator.rows import PackedRows, PaddedRows, bytes_of_token, sharin
 from zodist.models.params import Param
 
 if TYPE_CHECKING:
-    from zodist.exchange import Gather
+    from zodist.exchange.gather import Gather
     from zodist.methods import Probe
     from zodist.tasks import Batch
 
@@ -250,7 +250,7 @@ class Evaluator:
 
         batches: the pieces of each probe's own batch, equally many; a forward has one piece of as many probes as fit.  The
         last bits of a loss depend on what shares its forward.  gather: shares out the pieces among workers that all call
-        this (zodist.exchange.Gather), which changes no bit; None: all here, and the device is waited for once.
+        this (zodist.exchange.gather.Gather), which changes no bit; None: all here, and the device is waited for once.
         """
         shape, forwards = (len(points), max(1, len(points[0]))), list(zip(*batches, strict=True))
 

@@ -203,10 +203,10 @@ def _calibrated(threads: int) -> Any:
     """This machine's rates; None on all workers but the first."""
     from contextlib import closing
 
-    from zodist.exchange import open_exchange
-    from zodist.launcher import start
+    from zodist.exchange.gather import open_exchange
+    from zodist.exchange.launcher import start
+    from zodist.exchange.threads import budget, cores
     from zodist.plan.measure import calibrate
-    from zodist.threads import budget, cores
 
     with closing(open_exchange("auto", 300.0)) as exchange:
         found = calibrate(threads or budget(start(cores()).beside), exchange)

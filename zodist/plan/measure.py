@@ -26,7 +26,8 @@ from zodist.bench.rounds import seconds
 from zodist.bench.variants import Bench, Settings
 from zodist.config import Rule
 from zodist.directions.direction import Combination, Dense
-from zodist.exchange import Exchange
+from zodist.exchange.gather import Exchange
+from zodist.exchange.threads import cores, set_threads
 from zodist.journal.file import Journal
 from zodist.journal.format import Entry
 from zodist.methods.steps import StepSeeds
@@ -34,7 +35,6 @@ from zodist.models.params import Param, address
 from zodist.plan.calibration import Calibration, Link, Pace
 from zodist.plan.shapes import shape_of
 from zodist.step.rules import RULES
-from zodist.threads import cores, set_threads
 
 NUMBERS, SLICE = (
     1 << 22,

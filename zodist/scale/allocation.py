@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from zodist.errors import ConfigError
-from zodist.launcher import start
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import cores
 from zodist.scale.cell import Cell
 from zodist.scale.counters import LOOPBACK
 from zodist.scale.sweep import Results
 from zodist.scale.worker import MEET_S, Worker
-from zodist.threads import cores
 
 
 def sweep_allocation(
@@ -30,7 +30,7 @@ def sweep_allocation(
     """
     import torch.distributed as dist
 
-    from zodist.exchange import open_exchange, share
+    from zodist.exchange.gather import open_exchange, share
 
     begun = start(cores())
     fitting = [cell for cell in cells if cell.workers == begun.workers and not cell.link.shaped]

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from zodist import __version__
-from zodist.exchange import Exchange, share
+from zodist.exchange.gather import Exchange, share
+from zodist.exchange.threads import cores
 from zodist.plan.asking import asked_of
 from zodist.plan.measure import rounds_s
 from zodist.scale.cell import Cell
 from zodist.scale.counters import LOOPBACK, counted
 from zodist.scale.replicated import method_of
 from zodist.scale.systems import Nested, Spent, System, build
-from zodist.threads import cores
 
 ROUNDS = 20  # records' rounds with nothing else going on, for the latency of a link
 PROBE_S, LEAST_BYTES, MOST_BYTES = (

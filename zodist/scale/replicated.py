@@ -13,7 +13,8 @@ import numpy as np
 from zodist.bench.variants import LR, SEED
 from zodist.config import Method, Rule
 from zodist.evaluator.forward import Evaluator
-from zodist.exchange import Exchange
+from zodist.exchange.gather import Exchange
+from zodist.exchange.together import Rounds
 from zodist.journal.file import Journal
 from zodist.methods import METHODS, Probe
 from zodist.models.params import collect
@@ -21,7 +22,6 @@ from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of
 from zodist.step.fold import Live, Replica
 from zodist.step.rules import RULES
-from zodist.together import Rounds
 
 
 def method_of(cell: Cell) -> Method:

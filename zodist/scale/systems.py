@@ -11,7 +11,7 @@ import torch
 
 from zodist import noise
 from zodist.bench.variants import DTYPES, SEED, RandomBatch, Settings
-from zodist.exchange import Exchange
+from zodist.exchange.gather import Exchange
 from zodist.models.params import address
 from zodist.scale.cell import Cell
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from zodist.config import Config
-from zodist.exchange import Exchange, open_exchange
+from zodist.exchange.gather import Exchange, open_exchange
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

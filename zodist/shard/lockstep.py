@@ -11,7 +11,7 @@ from typing import Any, final
 
 import torch
 
-from zodist.exchange import Exchange
+from zodist.exchange.gather import Exchange
 from zodist.shard.group import ShardGroup
 
 
@@ -33,7 +33,7 @@ class Lockstep:
         return self.group.mesh.size
 
     def all_gather(self, payload: bytes) -> list[bytes]:
-        """The payloads of the group, once nobody in it has a forward left; see zodist.exchange.AllGather."""
+        """The payloads of the group, once nobody in it has a forward left; see zodist.exchange.gather.AllGather."""
         self.arrive()
         return self.group.all_gather(payload)
 

@@ -13,10 +13,11 @@ import torch
 from zodist.config import Config
 from zodist.directions.direction import Law
 from zodist.errors import SnapshotError
-from zodist.exchange import Exchange, Gather, collect
+from zodist.exchange.gather import Exchange, Gather, collect
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import cores, return_freed_memory
 from zodist.journal import snapshot
 from zodist.journal.snapshot import Part, Tensors
-from zodist.launcher import start
 from zodist.models import params
 from zodist.models.load import device_of
 from zodist.models.params import Param
@@ -27,7 +28,6 @@ from zodist.shard.library import cutter
 from zodist.shard.lockstep import Lockstep, SteppingExchange
 from zodist.shard.mesh import mesh
 from zodist.shard.skeleton import skeleton
-from zodist.threads import cores, return_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -182,7 +182,7 @@ class Replayed:
 class Live:
     """Answers by evaluating, each worker its share of the items.
 
-    gather: shares the groups out and returns the recorded values of all (zodist.crew.Crew.round).  losses: mean losses of
+    gather: shares the groups out and returns the recorded values of all (zodist.exchange.crew.Crew.round).  losses: mean losses of
     the points of some probes, each on training examples of its own, float64 [probes, k]; told besides the step and data lane
     of each, which name what is drawn for these examples, the same in all rounds of a step.
     """

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from zodist.bench.variants import EPS, LR, SEED
 from zodist.directions.direction import Combination, Dense
 from zodist.evaluator.forward import Evaluator
-from zodist.exchange import Exchange
+from zodist.exchange.gather import Exchange
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
 from zodist.noise import LAWS

@@ -13,7 +13,7 @@ import time
 from typing import Any, final
 
 from zodist.errors import ExchangeError
-from zodist.exchange_frames import FramedExchange
+from zodist.exchange.frames import FramedExchange
 
 _SPIN_S = 50e-6  # on an idle machine the answer comes within this
 _SHORTEST_S, _LONGEST_S = 20e-6, 1e-3  # between two looks

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from zodist.errors import ExchangeError
-from zodist.exchange_frames import FramedExchange
-from zodist.meeting import meet
+from zodist.exchange.frames import FramedExchange
+from zodist.exchange.meeting import meet
 
 _DIRECT_BYTES = 1 << 20  # of the frames of all workers, the most that is copied for each
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol, final
 
-from zodist import stopping
 from zodist.errors import ExchangeError
-from zodist.launcher import start
-from zodist.threads import cores
+from zodist.exchange import stopping
+from zodist.exchange.launcher import start
+from zodist.exchange.threads import cores
 
 # gather(count, size, make): the payloads of `count` items of `size` bytes, shared out among workers.
 Gather = Callable[[int, int, Callable[[int], bytes]], list[bytes]]
@@ -90,11 +90,11 @@ def open_exchange(kind: Literal["auto", "local", "torch", "mpi"], timeout_s: flo
     """
     begun = start(cores())
     if kind == "torch" or (kind == "auto" and begun.workers > 1 and begun.by == "torch"):
-        from zodist.exchange_torch import TorchExchange
+        from zodist.exchange.gloo import TorchExchange
 
         return TorchExchange(timeout_s)
     if kind == "mpi" or (kind == "auto" and begun.workers > 1):
-        from zodist.exchange_mpi import MpiExchange
+        from zodist.exchange.mpi import MpiExchange
 
         return MpiExchange(timeout_s)
     if begun.workers > 1:

@@ -19,8 +19,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from zodist import stopping
 from zodist.errors import ExchangeError, WorkerLost
+from zodist.exchange import stopping
 
 _LENGTH_BYTES = 4
 _STOP = 1 << 31
@@ -30,7 +30,7 @@ _GOODBYE_S = 5.0
 
 
 class FramedExchange(ABC):
-    """An exchange over a network that can swap the frames of all workers; see zodist.exchange.Exchange."""
+    """An exchange over a network that can swap the frames of all workers; see zodist.exchange.gather.Exchange."""
 
     def __init__(self, worker: int, workers: int, timeout_s: float) -> None:
         """For a subclass whose network is connected."""

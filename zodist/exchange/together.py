@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from zodist.config import Config
-from zodist.crew import Begun, Make, Measure
 from zodist.errors import ExchangeError, JournalError
-from zodist.exchange import AllGather, Exchange, collect, share
+from zodist.exchange.crew import Begun, Make, Measure
+from zodist.exchange.gather import AllGather, Exchange, collect, share
 from zodist.journal import format as journal_format
 from zodist.journal import snapshot
 from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
@@ -83,7 +83,7 @@ class Rounds:
 
 
 class Together:
-    """The workers of an exchange; see zodist.crew.Crew.
+    """The workers of an exchange; see zodist.exchange.crew.Crew.
 
     given: evaluations that need not be made again.  say: told what a person should know.  files: whether there is a run
     folder; without one the run cannot be resumed or replayed.
