@@ -17,7 +17,7 @@ shift
 
 prepare demo
 share_cores "$((workers > 0 ? workers : 1))"
-folder=$("$python" -c 'import sys; from zodist.config import load; print(load(sys.argv[1], sys.argv[2:]).run.folder)' "$@")
+folder=$("$python" -c 'import sys; from zodist.config.settings import load; print(load(sys.argv[1], sys.argv[2:]).run.folder)' "$@")
 mkdir -p "$folder"
 host=$bind
 [[ $host != 0.0.0.0 ]] || host=127.0.0.1

@@ -41,7 +41,7 @@ def _supervise(
     _quiet(log)
     if prepare is not None:
         prepare(*args)
-    from zodist.config import load
+    from zodist.config.settings import load
     from zodist.elastic.supervisor import supervise
     from zodist.errors import ZodistError
     from zodist.exchange import stopping
@@ -96,7 +96,7 @@ def work(
     _gate(log.parent)
     if prepare is not None:
         prepare(*args)
-    from zodist.config import load
+    from zodist.config.settings import load
     from zodist.elastic.joining import fetch
     from zodist.errors import ZodistError
     from zodist.exchange import stopping

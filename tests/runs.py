@@ -188,7 +188,7 @@ def _work(
     names = {"RANK": worker, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "LOCAL_RANK": worker}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    from zodist.config import load
+    from zodist.config.settings import load
     from zodist.errors import ZodistError
     from zodist.train import train
 

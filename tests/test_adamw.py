@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from zodist.__main__ import app
 from zodist.assemble import load, load_parts
 from zodist.bench import adamw
-from zodist.config import load as load_config
+from zodist.config.settings import load as load_config
 from zodist.errors import ZodistError
 from zodist.models import params
 from zodist.train import train

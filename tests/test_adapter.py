@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from zodist import noise
 from zodist.adapter import Adapter, attached, save
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError
 from zodist.evaluate import Weights

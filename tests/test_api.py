@@ -21,7 +21,7 @@ from runs import CONTEXT, Place, finish, make_place
 import zodist
 from zodist.api.module import ModuleEvaluator
 from zodist.assemble import task_of
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError, TaskError
 from zodist.evaluator.forward import Evaluator

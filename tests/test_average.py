@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from zodist import early
 from zodist.__main__ import app
 from zodist.assess import assess
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.errors import ConfigError, JournalError
 from zodist.models.params import Param, address
 from zodist.replay import best_step, replay

@@ -16,7 +16,7 @@ from runs import Place, make_place, wait_for
 from zodist import noise
 from zodist.compare.outcome import Outcome as Compared
 from zodist.compare.outcome import compare
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense, Law
 from zodist.errors import ConfigError, JournalError
 from zodist.journal.metrics import read_lines

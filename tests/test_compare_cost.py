@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zodist.compare.cost import Cost, forwards_of_steps, forwards_per_step, within
 from zodist.compare.results import best_rate, mean
-from zodist.config import Method as MethodTable
+from zodist.config.settings import Method as MethodTable
 from zodist.directions.direction import Combination, Law
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from zodist.config import Config, load
+from zodist.config.settings import Config, load
 from zodist.errors import ConfigError
 
 FILE = """\

@@ -14,7 +14,7 @@ import torch
 from runs import make_place
 from triton_matrix_cases import CASES
 
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.errors import ModelError
 from zodist.kernels.device import HOST, kernels_of
 from zodist.models.load import device_of

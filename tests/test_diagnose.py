@@ -11,7 +11,7 @@ import torch
 from runs import Place, finish, make_place
 
 from zodist.assemble import load
-from zodist.config import load as load_config
+from zodist.config.settings import load as load_config
 from zodist.diagnose import Gradients, diagnose, gradients
 from zodist.errors import TaskError
 from zodist.methods import METHODS, Method

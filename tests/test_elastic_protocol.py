@@ -13,7 +13,7 @@ import pytest
 from runs import wait_for
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.elastic.frames import MAX_BYTES, Frame, Refused, Seal, Vote
 from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.pace import Pace

@@ -263,7 +263,7 @@ def test_a_file_says_first_what_it_does(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 def test_every_config_loads(path: Path) -> None:
-    from zodist.config import load
+    from zodist.config.settings import load
 
     assert load(path, []).run.steps >= 1
 

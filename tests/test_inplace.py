@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zodist import noise
 from zodist.bench import inplace
-from zodist.config import Rule
+from zodist.config.settings import Rule
 from zodist.directions.direction import Combination, Dense
 from zodist.evaluator.forward import Evaluator
 from zodist.models.params import Param, collect

@@ -13,7 +13,7 @@ import pytest
 from runs import Place, finish, launch, make_place, wait_for
 
 from zodist import replay
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.errors import JournalError
 from zodist.methods import METHODS
 from zodist.testing import CHECKS, subject

@@ -17,7 +17,7 @@ import zodist
 from zodist import early
 from zodist.__main__ import app
 from zodist.assemble import Parts, load_parts
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.errors import ConfigError, TaskError
 from zodist.evaluate import Weights
 from zodist.methods.steps import StepSeeds

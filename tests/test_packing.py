@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
 from zodist import noise
 from zodist.assemble import header, load_parts
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
 from zodist.directions.signed import Signed

@@ -13,7 +13,7 @@ from runs import finish, make_place
 from zodist import noise
 from zodist.adapter import Adapter, attached
 from zodist.assemble import load_parts
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, ModelError
 from zodist.evaluator.forward import Evaluator

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from zodist.config.objective import Objective
 from zodist.errors import ObjectiveError
 from zodist.objective.command import Command
 from zodist.objective.reward import Written, reward_of
-from zodist.objective.settings import Objective
 
 PROGRAM = """
 import json, sys

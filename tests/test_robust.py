@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import CONTEXT, make_place
 
-from zodist import config
+from zodist.config import settings as config
 from zodist.errors import ConfigError
 from zodist.journal.file import read
 from zodist.journal.format import Entry

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import Place, finish, make_place
 
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.errors import ConfigError
 from zodist.journal.scalars import Scalars, require, scalars
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zodist import config
+from zodist.config import settings as config
 from zodist.errors import ConfigError
 from zodist.journal.format import Entry
 from zodist.methods import METHODS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import Place, finish, launch, make_place
 
-from zodist.config import load
+from zodist.config.settings import load
 from zodist.errors import ConfigError, ModelError
 from zodist.journal.audit import inspect
 from zodist.journal.snapshot import Part, Tensors, newest, prune, write

@@ -58,7 +58,7 @@ def _work(config: Path, overrides: tuple[str, ...], worker: int, workers: int, p
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401  # its memory is not the weights'
 
-    from zodist.config import load
+    from zodist.config.settings import load
     from zodist.train import train
 
     limit = _reserved() + LEFT

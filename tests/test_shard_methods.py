@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zodist.config import Rule
+from zodist.config.settings import Rule
 from zodist.errors import ModelError
 from zodist.methods import METHODS, Probe
 from zodist.models.params import Param, digest

@@ -78,7 +78,7 @@ def train(
     the run finishes its step, writes a snapshot and leaves with status 75 (0 under torchrun).
     """
     stopping.listen()  # before torch is imported: that takes seconds
-    from zodist.config import load
+    from zodist.config.settings import load
 
     if not config.exists() and ":" in config.name:
         from zodist.elastic.joining import fetch
@@ -170,7 +170,7 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from zodist.config import load
+    from zodist.config.settings import load
 
     folder = config if config.is_dir() else None
     settings = load(folder / "config.toml" if folder else config, overrides or ())

@@ -15,7 +15,7 @@ import transformers
 
 from zodist import __version__, noise
 from zodist.adapter import attached
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.errors import ModelError, TaskError
 from zodist.evaluate import evaluate
 from zodist.evaluator import packing

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from zodist.assemble import Parts, load, load_parts
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.errors import ConfigError, SnapshotError, TaskError
 from zodist.evaluate import evaluate
 from zodist.exchange.gather import collect

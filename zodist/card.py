@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from zodist.config import Config
+from zodist.config.portable import on_hub, portable
+from zodist.config.settings import Config
 from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.portable import on_hub, portable
 from zodist.progress import amount
 from zodist.step import records
 from zodist.step.fold import Replica

@@ -8,7 +8,7 @@ from typing import Any
 
 from zodist.adapter import save
 from zodist.card import Facts, card
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.errors import ModelError
 from zodist.journal.format import Contents
 from zodist.step.fold import Replica

@@ -12,7 +12,7 @@ import torch
 from zodist import early, noise
 from zodist.adapter import attached
 from zodist.assemble import DTYPES, replica_of
-from zodist.config import Config, load
+from zodist.config.settings import Config, load
 from zodist.errors import JournalEnd, JournalError, ModelError
 from zodist.export import export
 from zodist.journal import format as journal_format

@@ -13,7 +13,7 @@ import numpy as np
 
 from zodist import early
 from zodist.assemble import Loaded, Parts, header, load_parts, versions
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.errors import JournalError, Stopped, TaskError
 from zodist.evaluator.grouping import probes_per_forward
 from zodist.exchange import stopping

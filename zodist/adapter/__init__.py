@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zodist.adapter.settings import Adapter, Kind
+from zodist.config.adapter import Adapter, Kind
 from zodist.errors import ModelError
 
 if TYPE_CHECKING:

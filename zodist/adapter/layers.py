@@ -15,7 +15,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from zodist import noise
-from zodist.adapter.settings import Adapter, Kind
+from zodist.config.adapter import Adapter, Kind
 from zodist.errors import ModelError
 from zodist.models.params import address
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zodist import noise
-from zodist.adapter.settings import Kind
+from zodist.config.adapter import Kind
 from zodist.models.params import Param, address
 from zodist.models.wrapped import Wrapped
 

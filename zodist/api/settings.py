@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from zodist.assemble import DTYPES
-from zodist.config import Config, validate
-from zodist.config_errors import Places
+from zodist.config.errors import Places
+from zodist.config.settings import Config, validate
 from zodist.errors import ConfigError, ModelError
 from zodist.models.load import IN_PYTHON
 

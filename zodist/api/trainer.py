@@ -15,14 +15,14 @@ from zodist.api.module import Loss, LossTask, ModuleParts
 from zodist.api.results import Tuned
 from zodist.api.settings import OF_DRAWING, OF_LANGUAGE, WHERE, configure, model_settings, name_of
 from zodist.assemble import Loaded, Parts, load_parts, task_of
-from zodist.config import Config
+from zodist.config import objective as objectives
+from zodist.config.settings import Config
 from zodist.errors import ConfigError, ModelError, TaskError
 from zodist.exchange.crew import Begun, Crew
 from zodist.exchange.gather import Exchange, open_exchange
 from zodist.exchange.together import Together
 from zodist.models import params
 from zodist.models.load import IN_PYTHON, load_tokenizer
-from zodist.objective import settings as objectives
 from zodist.objective.reward import Reward, Written, each
 from zodist.progress import Progress
 from zodist.tasks import Task

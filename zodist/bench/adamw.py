@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from zodist.assemble import Loaded, Parts, load_parts
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.errors import ConfigError, TaskError, ZodistError
 from zodist.evaluate import evaluate
 from zodist.exchange.threads import budget, set_threads

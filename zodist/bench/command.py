@@ -237,7 +237,7 @@ def adamw(
     of every step, the validation curve (output.evaluate_every) and the figures before and after.
     """
     from zodist.bench.adamw import train
-    from zodist.config import load
+    from zodist.config.settings import load
 
     given = [*(overrides or []), *([f"run.steps={steps}"] if steps else [])]
     found = train(load(config, given), lr=lr)

@@ -22,8 +22,8 @@ from zodist.bench.bare import Bare
 from zodist.bench.line import Line
 from zodist.bench.rounds import LEAST, seconds
 from zodist.bench.variants import LR, SEED, RandomBatch, Settings, load
-from zodist.config import Rule
-from zodist.config_errors import nearest
+from zodist.config.errors import nearest
+from zodist.config.settings import Rule
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
 from zodist.exchange.threads import set_threads

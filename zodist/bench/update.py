@@ -21,7 +21,7 @@ from zodist.bench import inplace
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import LR, SEED, Settings, load
-from zodist.config import Rule
+from zodist.config.settings import Rule
 from zodist.directions.direction import Cache, Combination, Dense, Law
 from zodist.directions.matrix import LowRank, factor, matrix_shape
 from zodist.directions.rank_one import RankOne

@@ -23,7 +23,7 @@ from zodist.bench import inplace
 from zodist.bench.bare import Bare
 from zodist.bench.line import counted
 from zodist.bench.rounds import Seconds, seconds
-from zodist.config import Rule
+from zodist.config.settings import Rule
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
 from zodist.exchange.gather import LocalExchange

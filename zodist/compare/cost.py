@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zodist.config import Method
+from zodist.config.settings import Method
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.models import params

@@ -22,11 +22,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from zodist import config as settings
 from zodist.compare import cost
 from zodist.compare.cost import Cost
-from zodist.config import Config, Finite, Method, Rule, Section, Text
-from zodist.config_errors import Places, nearest, sentence, unknown_key, unknown_section
+from zodist.config import settings as settings
+from zodist.config.errors import Places, nearest, sentence, unknown_key, unknown_section
+from zodist.config.settings import Config, Finite, Method, Rule, Section, Text
 from zodist.errors import ConfigError
 from zodist.methods import METHODS
 

@@ -42,7 +42,7 @@ class Desk:
 
     def run(self, text: str, folder: Path) -> Answer:
         """Train what a config file's text says; its run.folder is ``folder``."""
-        from zodist import config as settings
+        from zodist.config import settings as settings
         from zodist.train import train
 
         path = folder / "config.toml"

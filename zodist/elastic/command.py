@@ -26,7 +26,7 @@ def supervise(
     who can reach it are trusted, or with exchange.key_file.
     """
     stopping.listen()
-    from zodist.config import load
+    from zodist.config.settings import load
     from zodist.elastic.supervisor import supervise as serve
 
     settings = load(config, overrides or ())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.elastic.catch_up import catch_up
 from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.secret import read_secret

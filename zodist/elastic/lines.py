@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.elastic.frames import Refused, Seal
 from zodist.elastic.votes import Votes
 from zodist.journal.metrics import METRICS, TIMINGS, Metrics, Timings, read_lines

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.elastic.attendance import Attendance
 from zodist.elastic.collection import DIFFERS, Collection
 from zodist.elastic.connection import arrived

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import torch
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.elastic.connection import Connection
 from zodist.elastic.keys import ROUND
 from zodist.elastic.shared_line import SharedLine

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.errors import ExchangeError, JournalError
 from zodist.exchange.crew import Begun, Make, Measure
 from zodist.exchange.gather import AllGather, Exchange, collect, share

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zodist.adapter.settings import Quantise
+from zodist.config.adapter import Quantise
 from zodist.errors import ModelError
 from zodist.models.params import Param, storage_of
 

@@ -25,7 +25,7 @@ from zodist.tasks.task import Example
 from zodist.tasks.writing import WritingTask
 
 if TYPE_CHECKING:
-    from zodist.config import Config
+    from zodist.config.settings import Config
     from zodist.evaluator.forward import Evaluator
     from zodist.methods import Probe
 

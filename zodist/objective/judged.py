@@ -21,7 +21,7 @@ from zodist.tasks.task import Batch, Example, Reader, Task
 from zodist.tasks.writing import WritingTask
 
 if TYPE_CHECKING:
-    from zodist.config import Config
+    from zodist.config.settings import Config
 
 _EVALUATION = 0xFFFFFFFF  # stands where a step's data lane does
 

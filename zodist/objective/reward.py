@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zodist.config.objective import Objective
 from zodist.errors import ObjectiveError
 from zodist.objective.command import Command
-from zodist.objective.settings import Objective
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from zodist.bench.machine import describe
 from zodist.bench.noise import DTYPES, EPS, SEED
 from zodist.bench.rounds import seconds
 from zodist.bench.variants import Bench, Settings
-from zodist.config import Rule
+from zodist.config.settings import Rule
 from zodist.directions.direction import Combination, Dense
 from zodist.exchange.gather import Exchange
 from zodist.exchange.threads import cores, set_threads

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zodist.bench.variants import LR, SEED
-from zodist.config import Method, Rule
+from zodist.config.settings import Method, Rule
 from zodist.evaluator.forward import Evaluator
 from zodist.exchange.gather import Exchange
 from zodist.exchange.together import Rounds

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.exchange.gather import Exchange, open_exchange
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
-from zodist.config import Config
+from zodist.config.settings import Config
 from zodist.directions.direction import Law
 from zodist.errors import SnapshotError
 from zodist.exchange.gather import Exchange, Gather, collect

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zodist.config.shard import Shard
 from zodist.shard.files import WeightFiles
 from zodist.shard.gathering import gather
 from zodist.shard.held import Cut, Held, chunk, places_of, put
 from zodist.shard.mapped import mapped
 from zodist.shard.mesh import Mesh
-from zodist.shard.settings import Shard
 
 
 def shard(

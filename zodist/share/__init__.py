@@ -4,7 +4,7 @@ The file is a ZIP archive with three members of fixed names, all compressed with
 
     share.json      what the file promises: format, run id, steps, digest of the weights after them, name and fingerprint
                     of the base model, evaluations of the run
-    config.toml     the run's configuration, without folders and addresses (zodist.portable)
+    config.toml     the run's configuration, without folders and addresses (zodist.config.portable)
     journal.jsonl   the journal up to that step, as zodist.journal.format defines it
 
 Equal runs make equal files: members carry no time.  A reader looks at the size of the file, at the names and at the sizes

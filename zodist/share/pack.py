@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zodist.assemble import DTYPES
-from zodist.config import Config, parse, validate
+from zodist.config.portable import portable
+from zodist.config.settings import Config, parse, validate
 from zodist.errors import ModelError, ShareError
 from zodist.export import export
 from zodist.journal.file import CONFIG, JOURNAL
@@ -15,7 +16,6 @@ from zodist.journal.format import parse as parse_journal
 from zodist.journal.metrics import METRICS, read_lines
 from zodist.models import params
 from zodist.models.load import load_model
-from zodist.portable import portable
 from zodist.replay import belong_together, check, fold, open_run, replay
 from zodist.share.container import Base, Parcel, Promise, read, write
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from zodist.config import Config
+    from zodist.config.settings import Config
 
 Clip = Literal["none", "mad", "trimmed", "median"]
 LEAST_LANES = 3  # of which one may be wrong

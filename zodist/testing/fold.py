@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from zodist import config
+from zodist.config import settings as config
 from zodist.errors import JournalEnd
 from zodist.journal import snapshot
 from zodist.journal.format import Entry

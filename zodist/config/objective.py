@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from zodist.config_section import Finite, Positive, Section
+from zodist.config.section import Finite, Positive, Section
 
 if TYPE_CHECKING:
-    from zodist.config import Config
+    from zodist.config.settings import Config
 
 IN_PYTHON = "python:"  # begins the name of a reward function that a program has passed
 

@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
 from zodist import early
-from zodist.adapter import settings as adapters
-from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
-from zodist.config_section import Count, Expression, Finite, Positive, Section, Text
-from zodist.config_text import key_text, value_text
+from zodist.config import adapter as adapters
+from zodist.config import objective as objectives
+from zodist.config import shard as shards
+from zodist.config.errors import Places, nearest, sentence, shown, unknown_key, unknown_section
+from zodist.config.section import Count, Expression, Finite, Positive, Section, Text
+from zodist.config.text import key_text, value_text
 from zodist.errors import ConfigError
-from zodist.objective import settings as objectives
-from zodist.shard import settings as shards
 from zodist.step import robust
 from zodist.step.shaping import Shaping
 

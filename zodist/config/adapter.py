@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from zodist.config_section import Expression, Finite, Positive, Section
+from zodist.config.section import Expression, Finite, Positive, Section
 
 if TYPE_CHECKING:
-    from zodist.config import Config
+    from zodist.config.settings import Config
 
 Kind = Literal["", "lora", "dora", "ia3", "prefix", "prompt"]
 Quantise = Literal["none", "int8"]

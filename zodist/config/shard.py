@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from zodist.config_section import Count, Section
+from zodist.config.section import Count, Section
 
 if TYPE_CHECKING:
-    from zodist.config import Config
+    from zodist.config.settings import Config
 
 
 class Shard(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zodist.config import Config, Exchange
+from zodist.config.settings import Config, Exchange
 from zodist.models.load import IN_PYTHON, PACKAGED
 
 
