@@ -100,7 +100,7 @@ def work(
     from zodist.elastic.joining import fetch
     from zodist.errors import ZodistError
     from zodist.exchange import stopping
-    from zodist.train import train
+    from zodist.run.train import train
 
     stopping.listen()
     try:

@@ -190,7 +190,7 @@ def _work(
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     from zodist.config.settings import load
     from zodist.errors import ZodistError
-    from zodist.train import train
+    from zodist.run.train import train
 
     try:
         train(load(config, overrides), quiet=True)

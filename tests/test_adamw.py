@@ -12,12 +12,12 @@ from runs import Place, make_place
 from typer.testing import CliRunner
 
 from zodist.__main__ import app
-from zodist.assemble import load, load_parts
 from zodist.bench import adamw
 from zodist.config.settings import load as load_config
 from zodist.errors import ZodistError
 from zodist.models import params
-from zodist.train import train
+from zodist.run.assemble import load, load_parts
+from zodist.run.train import train
 
 STILL = ("rule.lr=1e-12", "method.eps=1e-4", "run.steps=5", "exchange.digest_every=0")
 

@@ -17,12 +17,12 @@ from zodist.adapter import Adapter, attached, save
 from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError
-from zodist.evaluate import Weights
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.prefix import FrozenPrefix
 from zodist.models.params import Param, collect, digest
-from zodist.replay import replay
+from zodist.run.evaluate import Weights
+from zodist.run.replay import replay
 from zodist.tasks.task import left_padded
 
 peft = pytest.importorskip("peft")

@@ -20,7 +20,6 @@ from runs import CONTEXT, Place, finish, make_place
 
 import zodist
 from zodist.api.module import ModuleEvaluator
-from zodist.assemble import task_of
 from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, JournalError, ModelError, TaskError
@@ -28,7 +27,8 @@ from zodist.evaluator.forward import Evaluator
 from zodist.models import params
 from zodist.models.load import load_model
 from zodist.noise import GAUSSIAN, RADEMACHER
-from zodist.replay import replay
+from zodist.run.assemble import task_of
+from zodist.run.replay import replay
 
 TRAIN, HELD = pictures(20, 1), pictures(4, 2)
 

@@ -11,13 +11,13 @@ from runs import Place, finish, make_place
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from zodist import early
 from zodist.__main__ import app
-from zodist.assess import assess
 from zodist.config.settings import load
 from zodist.errors import ConfigError, JournalError
 from zodist.models.params import Param, address
-from zodist.replay import best_step, replay
+from zodist.run import early
+from zodist.run.assess import assess
+from zodist.run.replay import best_step, replay
 from zodist.step.average import Average
 
 

@@ -23,8 +23,8 @@ from zodist.journal.metrics import read_lines
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import Param
-from zodist.replay import replay
-from zodist.train import train
+from zodist.run.replay import replay
+from zodist.run.train import train
 
 BUDGET, SEEDS, GRID = 48, 2, "0.5,1,2"
 BOLD = """

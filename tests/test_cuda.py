@@ -18,8 +18,8 @@ from zodist.config.settings import load
 from zodist.errors import ModelError
 from zodist.kernels.device import HOST, kernels_of
 from zodist.models.load import device_of
-from zodist.replay import replay
-from zodist.train import train
+from zodist.run.replay import replay
+from zodist.run.train import train
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs triton: pip install triton"

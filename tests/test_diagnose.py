@@ -10,13 +10,13 @@ import pytest
 import torch
 from runs import Place, finish, make_place
 
-from zodist.assemble import load
 from zodist.config.settings import load as load_config
-from zodist.diagnose import Gradients, diagnose, gradients
 from zodist.errors import TaskError
 from zodist.methods import METHODS, Method
 from zodist.models import params
 from zodist.models.params import Param, address
+from zodist.run.assemble import load
+from zodist.run.diagnose import Gradients, diagnose, gradients
 
 
 @pytest.fixture(scope="module")

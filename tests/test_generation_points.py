@@ -13,12 +13,12 @@ from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
 from zodist.errors import ModelError
-from zodist.evaluate import Weights
 from zodist.evaluator import sampling as drawing
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.generate import Manner, Opened, write
 from zodist.evaluator.sampling import Address
 from zodist.models.params import Param, collect, digest
+from zodist.run.evaluate import Weights
 from zodist.tasks.task import left_padded
 
 DENSE = Dense(noise.GAUSSIAN, True)

@@ -249,7 +249,7 @@ def test_a_file_is_one_named_idea(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=short)
 def test_only_the_command_line_prints(path: Path) -> None:
-    allowed = name_of(path) in {"zodist.__main__", "zodist.train"}
+    allowed = name_of(path) in {"zodist.__main__", "zodist.run.train"}
     for node in ast.walk(tree(path)):
         printing = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         assert allowed or not printing, f"{short(path)}:{getattr(node, 'lineno', 0)} prints"

@@ -10,7 +10,7 @@ import pytest
 from runs import finish, make_place
 from transformers import AutoTokenizer
 
-from zodist.replay import replay
+from zodist.run.replay import replay
 
 pytestmark = [
     pytest.mark.slow,

@@ -23,13 +23,13 @@ from zodist import noise
 from zodist.adapter import Adapter, attached
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
-from zodist.evaluate import Weights
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
 from zodist.models.load import load_model
 from zodist.models.masked import Masked
 from zodist.models.params import collect
-from zodist.replay import replay
+from zodist.run.evaluate import Weights
+from zodist.run.replay import replay
 from zodist.tasks.task import left_padded
 
 DENSE = Dense(noise.GAUSSIAN, True)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from runs import Place, finish, launch, make_place, wait_for
 
-from zodist import replay
 from zodist.config.settings import load
 from zodist.errors import JournalError
 from zodist.methods import METHODS
+from zodist.run import replay
+from zodist.run.train import train
 from zodist.testing import CHECKS, subject
-from zodist.train import train
 
 STEPS = 5
 END = ("journal.jsonl", f"snapshot-{STEPS:08d}.safetensors")

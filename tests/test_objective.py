@@ -14,16 +14,16 @@ from runs import Place, finish, make_place
 from typer.testing import CliRunner
 
 import zodist
-from zodist import early
 from zodist.__main__ import app
-from zodist.assemble import Parts, load_parts
 from zodist.config.settings import load
 from zodist.errors import ConfigError, TaskError
-from zodist.evaluate import Weights
 from zodist.methods.steps import StepSeeds
 from zodist.models.load import load_model
 from zodist.objective.reward import Written
-from zodist.replay import replay
+from zodist.run import early
+from zodist.run.assemble import Parts, load_parts
+from zodist.run.evaluate import Weights
+from zodist.run.replay import replay
 from zodist.tasks.score import Score
 
 PROMPTS = """

@@ -13,7 +13,6 @@ from runs import make_place
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
 
 from zodist import noise
-from zodist.assemble import header, load_parts
 from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.rank_one import RankOne
@@ -25,6 +24,7 @@ from zodist.evaluator.packing import Packed, pack_of
 from zodist.evaluator.prefix import FrozenPrefix
 from zodist.methods import Probe
 from zodist.models.params import collect
+from zodist.run.assemble import header, load_parts
 from zodist.tasks.classification import OptionRowsBatch
 from zodist.tasks.task import left_padded
 

@@ -12,14 +12,14 @@ from runs import finish, make_place
 
 from zodist import noise
 from zodist.adapter import Adapter, attached
-from zodist.assemble import load_parts
 from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
 from zodist.errors import ConfigError, ModelError
 from zodist.evaluator.forward import Evaluator
 from zodist.models.params import collect
 from zodist.models.quantise import quantise_
-from zodist.replay import replay
+from zodist.run.assemble import load_parts
+from zodist.run.replay import replay
 
 torchao = pytest.importorskip("torchao")
 pytest.importorskip("peft")

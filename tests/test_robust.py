@@ -17,7 +17,7 @@ from zodist.journal.file import read
 from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.replay import replay
+from zodist.run.replay import replay
 from zodist.step import records
 from zodist.step.fold import Replayed, Replica
 from zodist.step.robust import combine
@@ -158,8 +158,8 @@ LIES = {
 
 def _lying(path: Path, overrides: tuple[str, ...], lie: str, error: Path) -> None:
     """A run in which whoever has the items n with n % 8 == 3 lies."""
+    from zodist.run.train import train
     from zodist.step.fold import Live
-    from zodist.train import train
 
     call = Live.__call__
 

@@ -14,7 +14,7 @@ from zodist.config.settings import load
 from zodist.errors import ConfigError, ModelError
 from zodist.journal.audit import inspect
 from zodist.journal.snapshot import Part, Tensors, newest, prune, write
-from zodist.replay import replay
+from zodist.run.replay import replay
 from zodist.shard.library import cutter
 from zodist.shard.mesh import Mesh, mesh
 

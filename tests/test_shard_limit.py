@@ -59,7 +59,7 @@ def _work(config: Path, overrides: tuple[str, ...], worker: int, workers: int, p
     import deepspeed  # noqa: F401  # its memory is not the weights'
 
     from zodist.config.settings import load
-    from zodist.train import train
+    from zodist.run.train import train
 
     limit = _reserved() + LEFT
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from zodist.__main__ import app
 from zodist.errors import JournalError, ShareError
 from zodist.journal.file import CONFIG, JOURNAL
-from zodist.replay import replay
+from zodist.run.replay import replay
 from zodist.share.container import LIMITS, PROMISE, read, write
 from zodist.share.pack import apply, share
 

@@ -10,9 +10,9 @@ import torch
 from task_rows import Reader, ids_of, likelihood, load_rows, random_llama
 
 from zodist.errors import TaskError
-from zodist.evaluate import PIECE, Weights, cut, evaluate
 from zodist.evaluator.forward import Evaluator
 from zodist.models.params import collect
+from zodist.run.evaluate import PIECE, Weights, cut, evaluate
 from zodist.tasks import Example
 from zodist.tasks.choice import ChoiceExample
 

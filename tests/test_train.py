@@ -12,7 +12,7 @@ import pytest
 from runs import finish, launch, make_place, wait_for
 
 from zodist.journal.audit import inspect
-from zodist.replay import replay
+from zodist.run.replay import replay
 
 FILES = ("journal.jsonl", "metrics.jsonl", "snapshot-00000020.safetensors")
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from exact import dress
 
-import zodist.replay
-import zodist.train  # noqa: F401
+import zodist.run.replay
+import zodist.run.train  # noqa: F401
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, coded_tables
 from zodist.kernels import cpu

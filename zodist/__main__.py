@@ -88,7 +88,7 @@ def train(
         settings = load(config, overrides or ())
     if check:
         return
-    from zodist.train import train as run
+    from zodist.run.train import train as run
 
     result = run(settings, quiet=quiet)
     if _worker() != 0:
@@ -116,7 +116,7 @@ def train(
     if as_json:
         _print(figures)
         return
-    from zodist.progress import amount, sentence
+    from zodist.run.progress import amount, sentence
 
     if before is not None:
         print(f"before   {sentence(before)}")
@@ -178,8 +178,8 @@ def evaluate(
         raise ConfigError(f"--split {split!r} must be train, validation or test")
     if (best or average is not None) and (folder is None or base):
         raise ConfigError("--best and --average are of a run: name its folder, and leave out --base")
-    from zodist.assess import assess
-    from zodist.replay import best_step
+    from zodist.run.assess import assess
+    from zodist.run.replay import best_step
 
     steps = best_step(folder) if best and folder else None
     run = None if base else folder
@@ -188,7 +188,7 @@ def evaluate(
         if as_json:
             _print({"model": what, "task": settings.task.name, "split": split, **asdict(score)})
         else:
-            from zodist.progress import sentence
+            from zodist.run.progress import sentence
 
             print(f"{what} on {settings.task.name} ({split}): {sentence(score)}")
 
@@ -230,7 +230,7 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Compare what a method has learned with the true gradient, by backpropagation: for understanding, not for training."""
-    from zodist.diagnose import diagnose as look
+    from zodist.run.diagnose import diagnose as look
 
     found = look(run, examples)
     if as_json:

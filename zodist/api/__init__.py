@@ -7,7 +7,7 @@ equal bits; nothing global is touched: no threads, no random stream, no environm
 
 from zodist.api.results import Tuned
 from zodist.api.trainer import Trainer, fine_tune
-from zodist.replay import Rebuilt, rebuild
-from zodist.train import Taken
+from zodist.run.replay import Rebuilt, rebuild
+from zodist.run.train import Taken
 
 __all__ = ["Rebuilt", "Taken", "Trainer", "Tuned", "fine_tune", "rebuild"]

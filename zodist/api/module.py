@@ -16,12 +16,12 @@ import torch
 from torch.func import functional_call
 
 from zodist.api.data import content
-from zodist.assemble import Parts
 from zodist.directions.direction import Cache, Combination, Law
 from zodist.errors import ModelError
 from zodist.exchange.gather import Gather
 from zodist.methods import Probe
 from zodist.models.params import Param
+from zodist.run.assemble import Parts
 from zodist.step.fold import Replica
 from zodist.tasks.score import Score
 

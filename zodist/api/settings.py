@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from zodist.assemble import DTYPES
 from zodist.config.errors import Places
 from zodist.config.settings import Config, validate
 from zodist.errors import ConfigError, ModelError
 from zodist.models.load import IN_PYTHON
+from zodist.run.assemble import DTYPES
 
 WHERE = "zodist.fine_tune"
 _OURS = {

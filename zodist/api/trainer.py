@@ -14,7 +14,6 @@ from zodist.api.data import indexed
 from zodist.api.module import Loss, LossTask, ModuleParts
 from zodist.api.results import Tuned
 from zodist.api.settings import OF_DRAWING, OF_LANGUAGE, WHERE, configure, model_settings, name_of
-from zodist.assemble import Loaded, Parts, load_parts, task_of
 from zodist.config import objective as objectives
 from zodist.config.settings import Config
 from zodist.errors import ConfigError, ModelError, TaskError
@@ -24,10 +23,11 @@ from zodist.exchange.together import Together
 from zodist.models import params
 from zodist.models.load import IN_PYTHON, load_tokenizer
 from zodist.objective.reward import Reward, Written, each
-from zodist.progress import Progress
+from zodist.run.assemble import Loaded, Parts, load_parts, task_of
+from zodist.run.progress import Progress
+from zodist.run.train import Session, Taken
 from zodist.tasks import Task
 from zodist.tasks.score import Score
-from zodist.train import Session, Taken
 
 Callback = Callable[[Taken], object]
 _log = logging.getLogger(__name__)

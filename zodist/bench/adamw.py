@@ -20,14 +20,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from zodist.assemble import Loaded, Parts, load_parts
 from zodist.config.settings import Config
 from zodist.errors import ConfigError, TaskError, ZodistError
-from zodist.evaluate import evaluate
 from zodist.exchange.threads import budget, set_threads
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
 from zodist.models.params import collect
+from zodist.run.assemble import Loaded, Parts, load_parts
+from zodist.run.evaluate import evaluate
 from zodist.step.lanes import examples
 from zodist.step.rules import schedule
 from zodist.tasks import Batch

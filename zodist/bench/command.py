@@ -244,7 +244,7 @@ def adamw(
     if as_json:
         typer.echo(json.dumps(found.plain()))
         return
-    from zodist.progress import sentence
+    from zodist.run.progress import sentence
 
     for step, score in found.validation.items():
         typer.echo(f"step {step:5d}  validation: {sentence(score)}")

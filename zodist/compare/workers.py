@@ -43,7 +43,7 @@ class Desk:
     def run(self, text: str, folder: Path) -> Answer:
         """Train what a config file's text says; its run.folder is ``folder``."""
         from zodist.config import settings as settings
-        from zodist.train import train
+        from zodist.run.train import train
 
         path = folder / "config.toml"
         try:
@@ -75,8 +75,8 @@ class Desk:
 
     def _lend(self, config: Any) -> Any:
         """The loaded model, with the base weights, and the task."""
-        from zodist.assemble import load
         from zodist.models import params
+        from zodist.run.assemble import load
 
         if self._loaded is None:
             self._loaded = load(config)

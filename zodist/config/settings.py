@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
-from zodist import early
 from zodist.config import adapter as adapters
 from zodist.config import objective as objectives
 from zodist.config import shard as shards
@@ -24,6 +23,7 @@ from zodist.config.errors import Places, nearest, sentence, shown, unknown_key, 
 from zodist.config.section import Count, Expression, Finite, Positive, Section, Text
 from zodist.config.text import key_text, value_text
 from zodist.errors import ConfigError
+from zodist.run import early
 from zodist.step import robust
 from zodist.step.shaping import Shaping
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zodist.assemble import Parts
 from zodist.evaluator.packing import pack_of
 from zodist.evaluator.rows import bytes_of_token
 from zodist.methods import METHODS
 from zodist.methods.steps import StepSeeds
+from zodist.run.assemble import Parts
 from zodist.step.lanes import examples
 
 

@@ -60,7 +60,7 @@ def weights_are_read_only_during_evaluations(chosen: Subject) -> None:
 
 
 def _losses(evaluator: Evaluator, probe: Probe, batch: Batch) -> np.ndarray:
-    """What a worker measures for one probe, as in zodist.assemble."""
+    """What a worker measures for one probe, as in zodist.run.assemble."""
     if probe.examples:
         return evaluator.single_losses(probe, [batch])
     return evaluator.losses(probe.points, [batch])

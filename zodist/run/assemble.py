@@ -17,7 +17,6 @@ from zodist import __version__, noise
 from zodist.adapter import attached
 from zodist.config.settings import Config
 from zodist.errors import ModelError, TaskError
-from zodist.evaluate import evaluate
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.prefix import FrozenPrefix
@@ -32,6 +31,7 @@ from zodist.models.quantise import quantise_
 from zodist.objective.aim import Objective, objective_of
 from zodist.objective.judged import judged
 from zodist.objective.reward import Reward
+from zodist.run.evaluate import evaluate
 from zodist.step.fold import Replica
 from zodist.step.rules import RULES
 from zodist.tasks import Batch, Task, load_task
@@ -114,7 +114,7 @@ class Parts:
         return evaluator.group_losses([probe.points for probe in probes], batches, gather)
 
     def score(self, evaluator: Any, examples: Sequence[Example], gather: Gather) -> Score:
-        """Evaluate the weights as they are; gather: see zodist.evaluate."""
+        """Evaluate the weights as they are; gather: see zodist.run.evaluate."""
         found = evaluate(evaluator, self.task, examples, gather)
         return found if self.objective is None else replace(found, aim=self.objective.aim(found))
 

@@ -9,18 +9,19 @@ from typing import Any
 
 import torch
 
-from zodist import early, noise
+from zodist import noise
 from zodist.adapter import attached
-from zodist.assemble import DTYPES, replica_of
 from zodist.config.settings import Config, load
 from zodist.errors import JournalEnd, JournalError, ModelError
-from zodist.export import export
 from zodist.journal import format as journal_format
 from zodist.journal import snapshot
 from zodist.journal.file import CONFIG, JOURNAL, read
 from zodist.journal.metrics import METRICS, read_lines
 from zodist.models import params
 from zodist.models.load import load_model
+from zodist.run import early
+from zodist.run.assemble import DTYPES, replica_of
+from zodist.run.export import export
 from zodist.step.average import Average
 from zodist.step.fold import Replayed, Replica
 

@@ -11,8 +11,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from zodist import early
-from zodist.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.config.settings import Config
 from zodist.errors import JournalError, Stopped, TaskError
 from zodist.evaluator.grouping import probes_per_forward
@@ -23,7 +21,9 @@ from zodist.exchange.threads import budget, cores, set_threads
 from zodist.exchange.together import Together
 from zodist.journal.format import Entry
 from zodist.methods import Probe
-from zodist.progress import Progress
+from zodist.run import early
+from zodist.run.assemble import Loaded, Parts, header, load_parts, versions
+from zodist.run.progress import Progress
 from zodist.shard.joined import joined
 from zodist.step.fold import Live, Replayed
 from zodist.tasks.score import Score

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from zodist.assemble import load_parts
 from zodist.errors import JournalError, TaskError
 from zodist.exchange.threads import budget, set_threads
 from zodist.models.params import Param
-from zodist.replay import open_run
+from zodist.run.assemble import load_parts
+from zodist.run.replay import open_run
 from zodist.step.fold import Replayed
 from zodist.tasks import Task
 

@@ -15,7 +15,7 @@ from zodist.config.settings import Config
 from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.progress import amount
+from zodist.run.progress import amount
 from zodist.step import records
 from zodist.step.fold import Replica
 

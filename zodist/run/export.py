@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from zodist.adapter import save
-from zodist.card import Facts, card
 from zodist.config.settings import Config
 from zodist.errors import ModelError
 from zodist.journal.format import Contents
+from zodist.run.card import Facts, card
 from zodist.step.fold import Replica
 
 CARD = "README.md"
