@@ -13,8 +13,8 @@ from matplotlib.image import imread
 
 from zodist.journal.file import Journal
 from zodist.journal.format import Entry
-from zodist.page import document
 from zodist.report.document import page
+from zodist.report.page import document
 from zodist.report.recorded import recorded
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -23,7 +23,7 @@ from zodist.plan.command import plan
 from zodist.report.command import report
 from zodist.scale.command import scale
 from zodist.share.command import apply, replay, share
-from zodist.task_command import tasks_app
+from zodist.tasks.command import tasks_app
 
 app = typer.Typer(
     add_completion=False,

@@ -22,8 +22,8 @@ def report(
     Writes one HTML file that loads nothing and needs no server, and prints the same in short.  Reads the run folders alone:
     no model is loaded, and a run that is going on may be looked at.
     """
-    from zodist.page import write
     from zodist.report.document import page
+    from zodist.report.page import write
     from zodist.report.recorded import recorded
     from zodist.report.summary import figures
 

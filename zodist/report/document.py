@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from zodist.page import document, facts, image, table
 from zodist.report import charts
 from zodist.report.course import MEANING, crew, phases
+from zodist.report.page import document, facts, image, table
 from zodist.report.recorded import AXES, DIAGNOSIS, Run, differing, settings
 from zodist.report.slopes import signal_to_noise, slopes
 from zodist.report.summary import CHANCE, SIGNAL, duration, figures, row, score, slope_words
