@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from zodist.directions.direction import Combination, Law
+from zodist.directions.param import Param, address
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, address
 
 Losses = Callable[[np.ndarray], np.ndarray]  # float64 [points, numbers], how far each is -> float64 [points]
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from zodist.__main__ import app
 from zodist.bench import adamw
 from zodist.config.settings import load as load_config
+from zodist.directions.param import storage_of
 from zodist.errors import ZodistError
 from zodist.models import params
 from zodist.run.assemble import load, load_parts
@@ -75,7 +76,7 @@ def test_what_the_run_trains_moves_and_nothing_else(place: Place, overrides: lis
     for name, weight in base.model.named_parameters():
         own = held[name] if name in held else held[name.replace(".weight", ".base_layer.weight")]
         equal = torch.equal(own, weight)
-        assert equal == (params.storage_of(own) not in trained), name
+        assert equal == (storage_of(own) not in trained), name
         moved += not equal
     assert moved == (count if overrides == ["model.train=norm"] else 0)
     assert not any(w.requires_grad and w.grad is not None for w in parts.model.parameters())

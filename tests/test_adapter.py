@@ -16,12 +16,13 @@ from zodist import noise
 from zodist.adapter import Adapter, attached, save
 from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.errors import ConfigError, JournalError, ModelError
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.prefix import FrozenPrefix
-from zodist.models.params import Param, collect, digest
-from zodist.run.evaluate import Weights
+from zodist.evaluator.reader import Weights
+from zodist.models.params import collect, digest
 from zodist.run.replay import replay
 from zodist.tasks.task import left_padded
 

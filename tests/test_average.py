@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from zodist.__main__ import app
 from zodist.config.settings import load
+from zodist.directions.param import Param, address
 from zodist.errors import ConfigError, JournalError
-from zodist.models.params import Param, address
 from zodist.run import early
 from zodist.run.assess import assess
 from zodist.run.replay import best_step, replay

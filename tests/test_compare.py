@@ -18,11 +18,11 @@ from zodist.compare.outcome import Outcome as Compared
 from zodist.compare.outcome import compare
 from zodist.config.settings import load
 from zodist.directions.direction import Combination, Dense, Law
+from zodist.directions.param import Param
 from zodist.errors import ConfigError, JournalError
 from zodist.journal.metrics import read_lines
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 from zodist.run.replay import replay
 from zodist.run.train import train
 

@@ -13,9 +13,9 @@ from zodist.compare.cost import Cost, forwards_of_steps, forwards_per_step, with
 from zodist.compare.results import best_rate, mean
 from zodist.config.settings import Method as MethodTable
 from zodist.directions.direction import Combination, Law
+from zodist.directions.param import Param
 from zodist.methods import METHODS, Method, MethodEntry, Outcome, Probe, Settings, Step, registry
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zodist.directions.direction import Combination
+from zodist.directions.param import Param, address
 from zodist.methods.blocks import block_of, draw, inclusion
 from zodist.methods.curvzo import CurvZO, CurvZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, address
 
 SHAPES = {"a": (8, 5), "b": (30,), "c": (5, 2), "d": (20,), "e": (4, 4), "f": (12,)}
 SCORES = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(0.0, 1e6))

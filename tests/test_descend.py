@@ -13,10 +13,10 @@ from exact import DTYPES, KINDS, PARAM, as_floats, random, stochastic, to_words,
 from zodist import noise
 from zodist.directions.direction import Combination
 from zodist.directions.matrix import LowRank
+from zodist.directions.param import Param, address
 from zodist.directions.rank_one import RankOne
 from zodist.kernels import low_rank, outer
 from zodist.kernels.tile import BFLOAT16, FLOAT32
-from zodist.models.params import Param, address
 from zodist.step.rules import Sgd
 
 DECAY, ROUNDING = np.float32(0.97), np.uint64(0xFEEDFACECAFEBEEF)

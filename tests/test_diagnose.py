@@ -11,10 +11,10 @@ import torch
 from runs import Place, finish, make_place
 
 from zodist.config.settings import load as load_config
+from zodist.directions.param import Param, address
 from zodist.errors import TaskError
 from zodist.methods import METHODS, Method
 from zodist.models import params
-from zodist.models.params import Param, address
 from zodist.run.assemble import load
 from zodist.run.diagnose import Gradients, diagnose, gradients
 

@@ -11,12 +11,13 @@ from models import CONFIGS, MORE, TinyBatch, batch, tiny
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.directions.signed import Signed
 from zodist.errors import ModelError
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.packing import obstacle
 from zodist.methods import Probe
-from zodist.models.params import Param, collect
+from zodist.models.params import collect
 from zodist.shard.held import Gathered, Held
 
 DENSE = Dense(noise.GAUSSIAN, True)

@@ -11,14 +11,15 @@ from models import CONFIGS, MORE, VOCABULARY, tiny
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.directions.rank_one import RankOne
 from zodist.errors import ModelError
-from zodist.evaluator import sampling as drawing
+from zodist.evaluator import sampling
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.generate import Manner, Opened, write
+from zodist.evaluator.reader import Weights
 from zodist.evaluator.sampling import Address
-from zodist.models.params import Param, collect, digest
-from zodist.run.evaluate import Weights
+from zodist.models.params import collect, digest
 from zodist.tasks.task import left_padded
 
 DENSE = Dense(noise.GAUSSIAN, True)
@@ -62,7 +63,7 @@ def written_alone(model: Any, held: dict[str, torch.Tensor], temperature: float)
                 found = torch.func.functional_call(model, held, kwargs=given, tie_weights=True)
             logits = found.logits[0, -1]
             if temperature:
-                logits = logits / temperature + drawing.gumbel([address], len(text), VOCABULARY)[0]
+                logits = logits / temperature + sampling.gumbel([address], len(text), VOCABULARY)[0]
             text.append(int(logits.argmax()))
         texts.append(text)
     return texts
@@ -139,13 +140,13 @@ def test_words_are_those_of_the_reference_and_have_addresses():
     rows = [Address(2**63 + 5, 2**32 - 1, 3), Address(1, 0, 0)]
     for size in (97, 64, 1001):
         blocks = 2 * -(-size // 8)
-        got = drawing.words(rows, 7, size)
+        got = sampling.words(rows, 7, size)
         for row, address in enumerate(rows):
             first = (address.sample << 32) + 7 * blocks
             numbers = np.arange(first, first + blocks, dtype=np.uint64)
             want = noise.words(address.key, address.example, noise.TOKEN, numbers).T.reshape(-1)[:size]
             np.testing.assert_array_equal(got[row], want)
-        np.testing.assert_array_equal(drawing.words(rows[1:], 7, size)[0], got[1])
+        np.testing.assert_array_equal(sampling.words(rows[1:], 7, size)[0], got[1])
 
 
 def test_tokens_follow_the_softmax():
@@ -155,7 +156,7 @@ def test_tokens_follow_the_softmax():
         counts = torch.zeros(VOCABULARY)
         for place in range(4):
             rows = [Address(n // 2500, n % 50, n % 2500 // 50) for n in range(10_000)]
-            drawn = drawing.draw(logits, drawing.gumbel(rows, place, VOCABULARY), temperature)
+            drawn = sampling.draw(logits, sampling.gumbel(rows, place, VOCABULARY), temperature)
             counts += drawn.bincount(minlength=VOCABULARY)
         expected = counts.sum() * (logits / temperature).softmax(0)
         common = expected > 5
@@ -166,11 +167,13 @@ def test_tokens_follow_the_softmax():
 
 def test_near_points_draw_the_same_token_but_for_about_the_distance_of_their_softmaxes():
     rows = [Address(1, n, 0) for n in range(20_000)]
-    shared = drawing.gumbel(rows, 0, VOCABULARY)
+    shared = sampling.gumbel(rows, 0, VOCABULARY)
     logits = torch.from_numpy(noise.numbers(noise.GAUSSIAN, 3, 0, noise.U, 0, 2 * VOCABULARY)).float()
     one, other = logits[:VOCABULARY], logits[:VOCABULARY] + 0.05 * logits[VOCABULARY:]
-    apart = float((drawing.draw(one, shared, 1.0) != drawing.draw(other, shared, 1.0)).float().mean())
+    apart = float((sampling.draw(one, shared, 1.0) != sampling.draw(other, shared, 1.0)).float().mean())
     distance = float((one.softmax(0) - other.softmax(0)).abs().sum()) / 2
     assert 0.5 * distance < apart < 2.5 * distance
-    alone = drawing.draw(other, drawing.gumbel([Address(2, n, 0) for n in range(20_000)], 0, VOCABULARY), 1.0)
-    assert float((drawing.draw(one, shared, 1.0) != alone).float().mean()) > 20 * apart
+    alone = sampling.draw(
+        other, sampling.gumbel([Address(2, n, 0) for n in range(20_000)], 0, VOCABULARY), 1.0
+    )
+    assert float((sampling.draw(one, shared, 1.0) != alone).float().mean()) > 20 * apart

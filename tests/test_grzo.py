@@ -13,6 +13,7 @@ from models import TinyBatch, batch, tiny
 
 from zodist import noise
 from zodist.directions.direction import Combination, Law
+from zodist.directions.param import Param, address
 from zodist.directions.rank_one import RankOne
 from zodist.directions.signed import Signed
 from zodist.errors import ModelError
@@ -20,7 +21,7 @@ from zodist.evaluator.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.grzo import GRZO, GRZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, address, collect
+from zodist.models.params import collect
 
 
 def values(law: Law, param: Param, *at: Combination) -> np.ndarray:

@@ -15,8 +15,9 @@ from zodist import noise
 from zodist.bench import inplace
 from zodist.config.settings import Rule
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.evaluator.forward import Evaluator
-from zodist.models.params import Param, collect
+from zodist.models.params import collect
 from zodist.step.rules import RULES
 
 EPS, LR, SEED = 1e-2, 1e-2, 7 << 16

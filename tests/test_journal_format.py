@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zodist.errors import JournalError
-from zodist.journal.format import Entry, difference, header_line, line_of, parse, run_id
+from zodist.journal.format import difference, header_line, line_of, parse, run_id
+from zodist.step.records import Entry
 
 HEADER = {"config": {"rule": {"lr": 0.0001}, "task": {"name": "sst2"}}, "model": "abc", "method": "mezo"}
 ROUNDS = [

@@ -10,10 +10,10 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Combination, Law
+from zodist.directions.param import Param, address
 from zodist.methods.loren import Loren, LorenSettings
 from zodist.methods.loren_released import LorenReleased, LorenReleasedSettings
 from zodist.methods.steps import StepSeeds, leave_one_out
-from zodist.models.params import Param, address
 
 SHAPES = {"w": (6, 5), "tall": (40, 3), "v": (7,)}
 

@@ -25,10 +25,10 @@ from zodist.directions.direction import Combination, Dense
 from zodist.errors import ModelError
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.reader import Weights
 from zodist.models.load import load_model
 from zodist.models.masked import Masked
 from zodist.models.params import collect
-from zodist.run.evaluate import Weights
 from zodist.run.replay import replay
 from zodist.tasks.task import left_padded
 

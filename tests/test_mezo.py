@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from zodist import noise
 from zodist.directions.direction import Combination, coded_tables
+from zodist.directions.param import Param, address
 from zodist.methods import METHODS, Outcome
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.models.params import Param, address
 
 COUPLINGS = ["walsh", "independent"]
 D, PARAM = 4096, address("w")

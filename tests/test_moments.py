@@ -12,10 +12,11 @@ import torch
 
 from zodist.directions.direction import Combination
 from zodist.directions.moments import LaidRatio, Recent
+from zodist.directions.param import Param, address
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, address, digest
+from zodist.models.params import digest
 from zodist.step.fold import Replica
 from zodist.step.rules import RULES, Rule
 

@@ -17,12 +17,12 @@ import zodist
 from zodist.__main__ import app
 from zodist.config.settings import load
 from zodist.errors import ConfigError, TaskError
+from zodist.evaluator.reader import Weights
 from zodist.methods.steps import StepSeeds
 from zodist.models.load import load_model
 from zodist.objective.reward import Written
 from zodist.run import early
 from zodist.run.assemble import Parts, load_parts
-from zodist.run.evaluate import Weights
 from zodist.run.replay import replay
 from zodist.tasks.score import Score
 

@@ -8,9 +8,9 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Combination
+from zodist.directions.param import Param, address
 from zodist.methods.pgap import Pgap, PgapSettings, signs
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, address
 
 ROWS, COLUMNS = 24, 16
 

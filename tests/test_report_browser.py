@@ -12,10 +12,10 @@ import pytest
 from matplotlib.image import imread
 
 from zodist.journal.file import Journal
-from zodist.journal.format import Entry
 from zodist.report.document import page
 from zodist.report.page import document
 from zodist.report.recorded import recorded
+from zodist.step.records import Entry
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here; apt-get install chromium")

@@ -14,12 +14,12 @@ from runs import CONTEXT, make_place
 from zodist.config import settings as config
 from zodist.errors import ConfigError
 from zodist.journal.file import read
-from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.run.replay import replay
 from zodist.step import records
 from zodist.step.fold import Replayed, Replica
+from zodist.step.records import Entry
 from zodist.step.robust import combine
 from zodist.step.rules import RULES
 from zodist.testing.subject import subject

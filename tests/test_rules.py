@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, coded_tables
+from zodist.directions.param import Param, address
 from zodist.kernels.tile import FLOAT32
-from zodist.models.params import Param, address, digest
+from zodist.models.params import digest
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.step.rules import RULES, Rule, schedule
 

@@ -9,11 +9,11 @@ import pytest
 
 from zodist.config import settings as config
 from zodist.errors import ConfigError
-from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
 from zodist.step import records
 from zodist.step.fold import Replayed, Replica
+from zodist.step.records import Entry
 from zodist.step.rules import RULES
 from zodist.step.shaping import Shape
 from zodist.testing.subject import subject

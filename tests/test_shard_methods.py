@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from zodist.config.settings import Rule
+from zodist.directions.param import Param
 from zodist.errors import ModelError
 from zodist.methods import METHODS, Probe
-from zodist.models.params import Param, digest
+from zodist.models.params import digest
 from zodist.shard.exact import check
 from zodist.shard.held import chunk
 from zodist.step.fold import Answer, Replica

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from zodist import noise
+from zodist.directions.param import Param, address
 from zodist.errors import JournalError, ZodistError
-from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.models.params import Param
 from zodist.step.fold import Replayed, Replica
-from zodist.step.records import to_values
+from zodist.step.records import Entry, to_values
 from zodist.step.rules import RULES, schedule
 
 
@@ -31,9 +30,9 @@ def weights(dtype: torch.dtype) -> list[Param]:
     made = []
     for name, shape in (("layer.weight", (40, 50)), ("layer.bias", (40,))):
         n = math.prod(shape)
-        values = torch.from_numpy(noise.numbers(noise.GAUSSIAN, 7, params.address(name), noise.U, 0, n) * 0.1)
+        values = torch.from_numpy(noise.numbers(noise.GAUSSIAN, 7, address(name), noise.U, 0, n) * 0.1)
         flat = values.to(dtype)
-        made.append(Param(name, params.address(name), shape, flat, flat))
+        made.append(Param(name, address(name), shape, flat, flat))
     return made
 
 

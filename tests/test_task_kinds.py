@@ -11,8 +11,9 @@ from task_rows import Reader, ids_of, likelihood, load_rows, random_llama
 
 from zodist.errors import TaskError
 from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.reader import Weights
 from zodist.models.params import collect
-from zodist.run.evaluate import PIECE, Weights, cut, evaluate
+from zodist.run.evaluate import PIECE, cut, evaluate
 from zodist.tasks import Example
 from zodist.tasks.choice import ChoiceExample
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from zodist.directions.direction import Combination
+from zodist.directions.param import Param, address
 from zodist.directions.rank_one import code_bits
 from zodist.methods.steps import StepSeeds
 from zodist.methods.zodist import Zodist, ZodistSettings
-from zodist.models.params import Param, address
 
 SHAPES = {"w": (48, 64), "v": (32,)}
 

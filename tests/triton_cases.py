@@ -20,6 +20,7 @@ from exact import DTYPES, HALVES, KINDS, PARAM, ROLE, ROUND_KEY, dress, random, 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, Law
 from zodist.directions.matrix import LowRank, Projected
+from zodist.directions.param import Param, address
 from zodist.directions.rank_one import RankOne
 from zodist.directions.signed import Signed
 from zodist.evaluator.forward import Evaluator
@@ -27,7 +28,7 @@ from zodist.kernels.device import HOST, Kernels, on_cuda
 from zodist.kernels.rules import ADAM, MOMENTUM, SGD, SIGN
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
 from zodist.methods import Probe
-from zodist.models.params import Param, address, collect, digest
+from zodist.models.params import collect, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.step.rules import RULES
 

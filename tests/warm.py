@@ -10,8 +10,9 @@ import zodist.run.replay
 import zodist.run.train  # noqa: F401
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, coded_tables
+from zodist.directions.param import Param, as_words
 from zodist.kernels import cpu
-from zodist.models.params import Param, as_words, digest
+from zodist.models.params import digest
 
 keys, tables = coded_tables(Dense(noise.GAUSSIAN, True), [Combination.of((1 << 16, 0.0))] * 2)
 role, one = np.uint64(noise.Z), np.uint64(1)

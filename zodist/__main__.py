@@ -116,7 +116,8 @@ def train(
     if as_json:
         _print(figures)
         return
-    from zodist.run.progress import amount, sentence
+    from zodist.report.units import amount
+    from zodist.run.progress import sentence
 
     if before is not None:
         print(f"before   {sentence(before)}")

@@ -15,7 +15,7 @@ from zodist.config.adapter import Adapter, Kind
 from zodist.errors import ModelError
 
 if TYPE_CHECKING:
-    from zodist.models.params import Param
+    from zodist.directions.param import Param
 
 __all__ = ["Adapter", "Kind", "attached", "save"]
 VIRTUAL = ("prefix", "prompt")

@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from zodist import noise
 from zodist.config.adapter import Adapter, Kind
+from zodist.directions.param import address
 from zodist.errors import ModelError
-from zodist.models.params import address
 
 
 def inject(model: Any, kind: Kind, settings: Adapter, seed: int) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from zodist import noise
 from zodist.config.adapter import Kind
-from zodist.models.params import Param, address
+from zodist.directions.param import Param, address
 from zodist.models.wrapped import Wrapped
 
 PREFIX_SIZE = 0.02  # standard deviation of a prefix at first: keys and values that hardly matter

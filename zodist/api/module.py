@@ -17,10 +17,10 @@ from torch.func import functional_call
 
 from zodist.api.data import content
 from zodist.directions.direction import Cache, Combination, Law
+from zodist.directions.param import Param
 from zodist.errors import ModelError
-from zodist.exchange.gather import Gather
+from zodist.evaluator.sharing import Gather
 from zodist.methods import Probe
-from zodist.models.params import Param
 from zodist.run.assemble import Parts
 from zodist.step.fold import Replica
 from zodist.tasks.score import Score

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from zodist.config.errors import Places
+from zodist.config.names import IN_PYTHON
 from zodist.config.settings import Config, validate
 from zodist.errors import ConfigError, ModelError
-from zodist.models.load import IN_PYTHON
 from zodist.run.assemble import DTYPES
 
 WHERE = "zodist.fine_tune"

@@ -14,18 +14,18 @@ from zodist.api.data import indexed
 from zodist.api.module import Loss, LossTask, ModuleParts
 from zodist.api.results import Tuned
 from zodist.api.settings import OF_DRAWING, OF_LANGUAGE, WHERE, configure, model_settings, name_of
-from zodist.config import objective as objectives
+from zodist.config.names import IN_PYTHON
 from zodist.config.settings import Config
 from zodist.errors import ConfigError, ModelError, TaskError
-from zodist.exchange.crew import Begun, Crew
+from zodist.exchange.crew import Begun
 from zodist.exchange.gather import Exchange, open_exchange
 from zodist.exchange.together import Together
 from zodist.models import params
-from zodist.models.load import IN_PYTHON, load_tokenizer
+from zodist.models.load import load_tokenizer
 from zodist.objective.reward import Reward, Written, each
 from zodist.run.assemble import Loaded, Parts, load_parts, task_of
 from zodist.run.progress import Progress
-from zodist.run.train import Session, Taken
+from zodist.run.train import MakeParts, Session, Taken
 from zodist.tasks import Task
 from zodist.tasks.score import Score
 
@@ -133,7 +133,7 @@ class Trainer:
         }
         judge = None
         if reward is not None:
-            name = f"{objectives.IN_PYTHON}{getattr(reward, '__qualname__', type(reward).__qualname__)}"
+            name = f"{IN_PYTHON}{getattr(reward, '__qualname__', type(reward).__qualname__)}"
             given |= {"objective.kind": "reward", "objective.function": name}
             judge = each(reward, name)
         if isinstance(task, (str, Path, Task)):
@@ -143,7 +143,7 @@ class Trainer:
                 )
             without = OF_DRAWING if isinstance(task, Task) else ()
             self.config = configure({**given, **_task_settings(task)}, settings or {}, without)
-            make = _language_model(model, task, tokenizer, judge)
+            make = _language_model(self.config, model, task, tokenizer, judge)
         elif reward is not None:
             raise ConfigError(
                 f"{WHERE}: a loss function says itself what is good; give reward with a task whose answers it judges"
@@ -156,7 +156,7 @@ class Trainer:
             ranges = range(len(train_data)), range(len(held_out))
             found = LossTask(name, *ranges, (train_data, held_out))
             self.config = configure({**given, "task.name": name}, settings or {}, OF_LANGUAGE)
-            make = _module(model, task, found)
+            make = _module(self.config, model, task, found)
         self.folder = None if folder is None else Path(folder)
         self.history: list[Taken] = []
         self._held = ExitStack()
@@ -166,9 +166,7 @@ class Trainer:
             self._held.close()
             raise
 
-    def _begin(
-        self, model: torch.nn.Module, exchange: Exchange | None, make: Callable[[Config, Begun, Crew], Parts]
-    ) -> None:
+    def _begin(self, model: torch.nn.Module, exchange: Exchange | None, make: MakeParts) -> None:
         """Meet the others, take up the journal; what is opened or changed here is undone by close."""
         trained = [module for module in model.modules() if module.training]
         self._held.callback(lambda: [setattr(module, "training", True) for module in trained])
@@ -251,11 +249,11 @@ def _task_settings(task: str | Path | Task) -> dict[str, Any]:
 
 
 def _language_model(
-    model: Any, task: str | Path | Task, tokenizer: Any, reward: Reward | None
-) -> Callable[[Config, Begun, Crew], Parts]:
+    config: Config, model: Any, task: str | Path | Task, tokenizer: Any, reward: Reward | None
+) -> MakeParts:
     """Parts of a causal language model of transformers, for the evaluator that knows its layers."""
 
-    def make(config: Config, begun: Begun, crew: Crew) -> Parts:
+    def make(begun: Begun) -> Parts:
         found = task if isinstance(task, Task) else task_of(config, tokenizer or _tokenizer_of(model))
         loaded = Loaded(model, tokenizer, found, params.fingerprint(model))
         return load_parts(config, begun.threads, loaded, begun.header, reward=reward)
@@ -263,10 +261,10 @@ def _language_model(
     return make
 
 
-def _module(model: torch.nn.Module, loss: Loss, task: LossTask) -> Callable[[Config, Begun, Crew], Parts]:
+def _module(config: Config, model: torch.nn.Module, loss: Loss, task: LossTask) -> MakeParts:
     """Parts of any module with a loss function."""
 
-    def make(config: Config, begun: Begun, crew: Crew) -> Parts:
+    def make(begun: Begun) -> Parts:
         chosen = params.collect(model, config.model.train, master=config.model.master == "float32")
         fingerprint, padding = params.fingerprint(model), "a loss function makes its own batches"
         held = config, model, None, task, chosen, fingerprint, begun.threads > 1, {}, padding

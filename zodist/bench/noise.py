@@ -15,9 +15,9 @@ from zodist import noise
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, Seconds, timed
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param, address
 from zodist.errors import ConfigError
 from zodist.exchange.threads import set_threads
-from zodist.models.params import Param, address
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EPS, SEED = 1e-3, 1 << 16  # the seed's low 16 bits are its Walsh code

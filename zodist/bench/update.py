@@ -24,10 +24,11 @@ from zodist.bench.variants import LR, SEED, Settings, load
 from zodist.config.settings import Rule
 from zodist.directions.direction import Cache, Combination, Dense, Law
 from zodist.directions.matrix import LowRank, factor, matrix_shape
+from zodist.directions.param import Param
 from zodist.directions.rank_one import RankOne
 from zodist.exchange.threads import set_threads
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, collect
+from zodist.models.params import collect
 from zodist.step.rules import RULES
 
 CODED, INDEPENDENT, MANY = (1, 16, 256, 1024, 65536), (1, 4, 16), 1024

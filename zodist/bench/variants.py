@@ -24,6 +24,7 @@ from zodist.bench.bare import Bare
 from zodist.bench.line import counted
 from zodist.bench.rounds import Seconds, seconds
 from zodist.config.settings import Rule
+from zodist.directions.param import Param
 from zodist.errors import ConfigError
 from zodist.evaluator.forward import Evaluator
 from zodist.exchange.gather import LocalExchange
@@ -32,7 +33,7 @@ from zodist.journal.file import Journal
 from zodist.methods import Probe
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.models.load import load_model
-from zodist.models.params import Param, collect
+from zodist.models.params import collect
 from zodist.step.fold import Live, Replica
 from zodist.step.rules import RULES
 from zodist.tasks import Batch

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from zodist.config.names import IN_PYTHON
 from zodist.config.section import Finite, Positive, Section
 
 if TYPE_CHECKING:
     from zodist.config.settings import Config
-
-IN_PYTHON = "python:"  # begins the name of a reward function that a program has passed
 
 
 class Objective(Section):

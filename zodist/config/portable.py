@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zodist.config.names import IN_PYTHON, PACKAGED
 from zodist.config.settings import Config, Exchange
-from zodist.models.load import IN_PYTHON, PACKAGED
 
 
 def portable(config: Config) -> Config:

@@ -1,7 +1,7 @@
 """One TOML file = one run: its settings as frozen models, read strictly.
 
 `load` reads a file and overrides such as "rule.lr=1e-4" and returns a Config, or raises a ConfigError of one
-sentence (config_errors.py).  The keys of [method] are those of the method's own Settings model, from the
+sentence (errors.py).  The keys of [method] are those of the method's own Settings model, from the
 registry.
 """
 
@@ -19,12 +19,12 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 from zodist.config import adapter as adapters
 from zodist.config import objective as objectives
 from zodist.config import shard as shards
+from zodist.config.contradictions import contradiction
 from zodist.config.errors import Places, nearest, sentence, shown, unknown_key, unknown_section
 from zodist.config.section import Count, Expression, Finite, Positive, Section, Text
 from zodist.config.text import key_text, value_text
 from zodist.errors import ConfigError
-from zodist.run import early
-from zodist.step import robust
+from zodist.step.robust import Clip
 from zodist.step.shaping import Shaping
 
 
@@ -78,7 +78,7 @@ class Method(Section):
 
 
 class Rule(Section):
-    """[rule]: how an estimate changes the weights, and the course of the rate.  clip, shaping: see robust.py, shaping.py."""
+    """[rule]: how an estimate changes the weights, and the course of the rate.  clip, shaping: see zodist.step."""
 
     name: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     lr: Annotated[Finite, Field(gt=0)]
@@ -88,7 +88,7 @@ class Rule(Section):
     weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Count = 0
-    clip: robust.Clip = "none"
+    clip: Clip = "none"
     shaping: Shaping = "none"
 
     @model_validator(mode="after")
@@ -139,8 +139,8 @@ class Output(Section):
     """[output]: evaluations (0: only before and after; 0 examples: all), snapshots (0: at the end), picture.
 
     test: evaluate the test split before and after, if the task has one.  keep: snapshots that stay (0: none is written).
-    patience: end the run after so many evaluations without a lower validation loss (0: never; early.py).
-    tensorboard, wandb: show figures there as the run goes (scalars.py).
+    patience: end the run after so many evaluations without a lower validation loss (0: never).
+    tensorboard, wandb: show figures there as the run goes (zodist.journal.scalars).
     """
 
     evaluate_every: Count = 0
@@ -174,9 +174,8 @@ class Config(Section):
         rule = self.rule
         if rule.warmup > self.run.steps:
             raise ValueError(f"rule.warmup = {rule.warmup} must be <= run.steps = {self.run.steps}")
-        for part in (robust, shards, adapters, early, objectives):
-            if why := part.contradiction(self):
-                raise ValueError(why)
+        if why := contradiction(self):
+            raise ValueError(why)
         return self
 
     def to_toml(self) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from zodist import noise
+from zodist.directions.param import KINDS, Param, as_words
 from zodist.kernels.cpu import SMALL
 from zodist.kernels.device import Kernels
-from zodist.models.params import KINDS, Param, as_words
 
 
 class Term(NamedTuple):

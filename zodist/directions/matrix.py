@@ -17,8 +17,8 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
+from zodist.directions.param import KINDS, Param, as_words
 from zodist.kernels import cpu
-from zodist.models.params import KINDS, Param, as_words
 
 Factors = Callable[[Sequence[Combination], Cache], tuple[np.ndarray, np.ndarray]]
 NO_WORDS = np.empty(0, np.uint32)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from zodist.directions.direction import Cache, Combination, Laid, Law
-from zodist.models.params import Param
+from zodist.directions.param import Param
 
 
 @dataclass(frozen=True, eq=False, slots=True)

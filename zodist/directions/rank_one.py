@@ -20,8 +20,8 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, LaidFused, Law
 from zodist.directions.matrix import LaidRows
+from zodist.directions.param import Param
 from zodist.kernels.cpu import SMALL
-from zodist.models.params import Param
 
 
 def code_bits(rows: int, columns: int) -> tuple[int, int]:

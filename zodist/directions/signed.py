@@ -16,8 +16,8 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Law
 from zodist.directions.matrix import NO_WORDS, LaidRows
+from zodist.directions.param import KINDS, Param, as_words
 from zodist.kernels.cpu import SMALL
-from zodist.models.params import KINDS, Param, as_words
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from zodist.exchange.crew import Begun, Make, Measure, Rebuild
 from zodist.journal import format as journal_format
 from zodist.journal import snapshot
 from zodist.journal.file import JOURNAL
-from zodist.journal.format import Entry
 from zodist.step import records
 from zodist.step.fold import Asked, Replica
+from zodist.step.records import Entry
 
 
 class Elastic:

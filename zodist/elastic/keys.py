@@ -36,8 +36,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zodist.elastic.frames import Refused
-from zodist.journal.format import Entry
 from zodist.step.groups import Groups
+from zodist.step.records import Entry
 
 ROUND = "round/"
 _VERDICT = struct.Struct("<IBQ")

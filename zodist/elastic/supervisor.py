@@ -33,9 +33,10 @@ from zodist.elastic.votes import Hearing, Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
 from zodist.exchange import stopping
 from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
-from zodist.journal.format import Entry, is_torn_header
+from zodist.journal.format import is_torn_header
 from zodist.journal.metrics import write_whole
 from zodist.step import records
+from zodist.step.records import Entry
 
 _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")
 _IDLE_S = 0.2

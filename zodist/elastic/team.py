@@ -22,9 +22,9 @@ from zodist.elastic.shared_line import SharedLine
 from zodist.errors import ConfigError
 from zodist.exchange.gather import Exchange, open_exchange
 from zodist.exchange.together import level
-from zodist.journal.format import Entry
 from zodist.journal.snapshot import Tensors
 from zodist.step.fold import Replica
+from zodist.step.records import Entry
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

@@ -18,18 +18,18 @@ import torch
 from torch import nn
 
 from zodist.directions.direction import Combination, Law
+from zodist.directions.param import Param
 from zodist.errors import ModelError
-from zodist.evaluator import per_example as singly
+from zodist.evaluator import per_example
 from zodist.evaluator.borrowed import foreign, refusal, stand_in, trained
 from zodist.evaluator.frame import Frame
 from zodist.evaluator.leaves import Forward, head, kind_of, linear
 from zodist.evaluator.packing import Packed, longest, pack_of
 from zodist.evaluator.prefix import FrozenPrefix
 from zodist.evaluator.rows import PackedRows, PaddedRows, bytes_of_token, sharing
-from zodist.models.params import Param
 
 if TYPE_CHECKING:
-    from zodist.exchange.gather import Gather
+    from zodist.evaluator.sharing import Gather
     from zodist.methods import Probe
     from zodist.tasks import Batch
 
@@ -101,15 +101,15 @@ class Evaluator:
             elif own and (kind := kind_of(module)) is not None:
                 names = {p.name for p in own.values()}
                 inner = kind(self.frame, module, own, path)
-                alone = singly.kind_of(module)(self.frame, module, own, path)
+                alone = per_example.kind_of(module)(self.frame, module, own, path)
             elif module is output:
                 names, inner = set(), linear(self.frame, module, own, path)
-                alone = singly.linear(self.frame, module, own, path)
+                alone = per_example.linear(self.frame, module, own, path)
             else:
                 continue
             if module is output:
                 inner = head(self.frame, module, own, path, inner)
-                alone = singly.head(self.frame, module, own, path, alone)
+                alone = per_example.head(self.frame, module, own, path, alone)
             found |= names
             if names:
                 self._owners[path] = ", ".join(sorted(names))

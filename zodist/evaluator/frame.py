@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from zodist.directions.direction import Cache, Combination, Laid, Law
+from zodist.directions.param import Param
 from zodist.errors import ModelError
 from zodist.evaluator.ragged import Ragged
-from zodist.models.params import Param
 
 # Numbers of a large matrix at a time: on the CPU they stay in cache between noise and GEMM.
 PIECE, CUDA_PIECE = 1 << 21, 1 << 26

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zodist.directions.direction import Combination
-from zodist.evaluator import sampling as drawing
+from zodist.evaluator import sampling
 from zodist.tasks.task import left_padded
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Opened:
     """
 
     prompts: Sequence[Sequence[int]]
-    addresses: Sequence[drawing.Address] = ()
+    addresses: Sequence[sampling.Address] = ()
 
 
 Texts = list[list[int] | None]
@@ -103,9 +103,9 @@ def _chosen(logits: Tensor, opened: Sequence[Opened], place: int, temperature: f
     drawn: dict[int, Tensor] = {}
     for own in opened:
         if id(own) not in drawn:
-            drawn[id(own)] = drawing.gumbel(own.addresses, place, logits.shape[-1]).to(logits.device)
+            drawn[id(own)] = sampling.gumbel(own.addresses, place, logits.shape[-1]).to(logits.device)
     noise = torch.cat([drawn[id(own)] for own in opened])
-    return drawing.draw(logits, noise, temperature).cpu()
+    return sampling.draw(logits, noise, temperature).cpu()
 
 
 def _ends(model: Any, stops: Sequence[int]) -> set[int]:

@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from zodist.directions.matrix import LaidLowRank
+from zodist.directions.param import Param
 from zodist.errors import ModelError
 from zodist.evaluator.frame import Frame
 from zodist.evaluator.ragged import Ragged
-from zodist.models.params import Param
 
 Forward = Callable[..., torch.Tensor]
 

@@ -18,12 +18,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from zodist.directions.matrix import matrix_shape
+from zodist.directions.param import Param
 from zodist.directions.rank_one import LaidRankOne
 from zodist.directions.signed import LaidSigned
 from zodist.errors import ModelError
 from zodist.evaluator.frame import Frame
 from zodist.evaluator.leaves import Forward, Lookup, multiplies
-from zodist.models.params import Param
 
 
 def vectors_of(

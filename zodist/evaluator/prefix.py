@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zodist.directions.param import Param
 from zodist.errors import ModelError
-from zodist.models.params import Param
 
 if TYPE_CHECKING:
     from zodist.tasks import Batch

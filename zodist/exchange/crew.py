@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from zodist.journal.format import Entry
 from zodist.step.fold import Asked, Replica
-
-if TYPE_CHECKING:
-    from zodist.shard.shards import Shards
+from zodist.step.records import Entry
 
 Measure = Callable[[int], np.ndarray]
 Make = Callable[[int], bytes]
@@ -47,11 +44,6 @@ class Crew(Protocol):
     @property
     def workers(self) -> int:
         """The number of workers; 0 if nobody counts them."""
-        ...
-
-    @property
-    def shards(self) -> Shards | None:
-        """The model in parts, where [shard] says so; None: every worker holds all of it."""
         ...
 
     @property

@@ -1,7 +1,7 @@
 """The network: one verb, an all-gather of equal-size byte records in worker order.
 
 Everything else is built on it; every sum is made after it, locally, in index order.  What networks have in common is in
-exchange_frames.py, gloo in exchange_torch.py, MPI in exchange_mpi.py.
+frames.py, gloo in gloo.py, MPI in mpi.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from zodist.exchange import stopping
 from zodist.exchange.launcher import start
 from zodist.exchange.threads import cores
 
-# gather(count, size, make): the payloads of `count` items of `size` bytes, shared out among workers.
-Gather = Callable[[int, int, Callable[[int], bytes]], list[bytes]]
-_BEGUN = 56  # bytes that go along with the length of what is shared: both fill the smallest frame (exchange_frames.py)
+_BEGUN = 56  # bytes that go along with the length of what is shared: both fill the smallest frame (frames.py)
 
 
 class AllGather(Protocol):

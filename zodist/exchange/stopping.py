@@ -2,7 +2,7 @@
 
 A signal reaches the workers of a run at different moments, or only one of them, and all must stop after the same step.
 So a handler does nothing but take a note; the note travels as one bit of the next frame that this worker sends
-(exchange_frames.py), and every worker acts on what the frames of all have told it.  No message is added.
+(frames.py), and every worker acts on what the frames of all have told it.  No message is added.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,15 +21,34 @@ from zodist.exchange.gather import AllGather, Exchange, collect, share
 from zodist.journal import format as journal_format
 from zodist.journal import snapshot
 from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
-from zodist.journal.format import Entry
 from zodist.journal.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
 from zodist.journal.scalars import Scalars, require
 from zodist.report import plot as draw
 from zodist.step import records
 from zodist.step.fold import Asked, Replayed, Replica
+from zodist.step.records import Entry
 
-if TYPE_CHECKING:
-    from zodist.shard.shards import Shards
+
+class Parts(Protocol):
+    """A model that several workers hold between them, as those who write and read snapshots see it (zodist.shard)."""
+
+    each: int
+
+    def save(
+        self,
+        folder: Path,
+        step: int,
+        state: Callable[[], Mapping[str, torch.Tensor]],
+        run: str,
+        keep: int,
+        rounds: int,
+    ) -> Path | None:
+        """A snapshot in parts; the path of this worker's, if it has written one."""
+        ...
+
+    def own(self, tensors: snapshot.Tensors) -> Mapping[str, torch.Tensor]:
+        """Of a snapshot's tensors, what is held here."""
+        ...
 
 
 def level(among: AllGather, replica: Replica, entries: Sequence[Entry]) -> int:
@@ -95,7 +114,7 @@ class Together:
         exchange: Exchange,
         given: Sequence[dict[str, Any]],
         say: Callable[[str], None],
-        shards: Shards | None = None,
+        shards: Parts | None = None,
         *,
         files: bool = True,
     ) -> None:

@@ -1,6 +1,6 @@
 """The write-ahead journal: one line per round, on disk before the round has any effect.
 
-The bytes are defined in journal_format.py.  Order of writing: lock the file, write the whole line, fsync;
+The bytes are defined in format.py.  Order of writing: lock the file, write the whole line, fsync;
 only then may anyone act on the round.  The folder is fsynced when the file is created.  After a failed
 write the file is cut back to the last good line, and `append` may be tried again; after a failed fsync the
 state of the disk is unknown, and the journal must be opened again.
@@ -18,7 +18,6 @@ from typing import Any
 from zodist.errors import JournalError
 from zodist.journal.format import (
     Contents,
-    Entry,
     difference,
     follows,
     header_line,
@@ -28,6 +27,7 @@ from zodist.journal.format import (
     place,
     run_id,
 )
+from zodist.step.records import Entry
 
 JOURNAL, CONFIG = "journal.jsonl", "config.toml"  # of a run folder
 

@@ -41,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from zodist.errors import JournalError
+from zodist.step.records import Entry
 
 FORMAT = "zodist-journal/1"
 FIRST_STEP = 0
@@ -71,24 +72,6 @@ _BEGINNING = _beginning_of(
     *(b',"v":"', b"[A-Za-z0-9+/=]", b'","crc":"', b"[0-9a-f]", b'"}'),
 )
 _HEADER_BEGINNING = f'{{"format":"{FORMAT}","run":"'.encode()
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One round: step, round within the step, learning rate, and values float32 [probes, k] (records.py)."""
-
-    step: int
-    round: int
-    lr: float
-    values: np.ndarray
-
-    def __eq__(self, other: object) -> bool:
-        """True if all fields have the same bits (NaN equals the same NaN)."""
-        return isinstance(other, Entry) and line_of(self) == line_of(other)
-
-    def __hash__(self) -> int:
-        """The hash of the step and round."""
-        return hash((self.step, self.round))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from zodist.directions.direction import Combination, Law
+from zodist.directions.param import Param
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 
 
 @dataclass(frozen=True, slots=True)

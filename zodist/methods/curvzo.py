@@ -33,11 +33,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, Dressed
+from zodist.directions.param import Param
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.blocks import block_of, draw, inclusion
 from zodist.methods.claims import Gradients, Moments, averaged
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.models.params import Param
 
 EVERY, LOW, HIGH, MIX, SMOOTH = 20, 0.1, 0.8, 0.7, 0.1  # of the adaptive budget, as in the port
 FIRST_SCORE, FIRST_MEAN, TINY, LEAST_SHARE = 0.01, 1e-8, 1e-12, 1e-8

@@ -30,11 +30,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 
 
 class FZOOSettings(Settings):

@@ -25,11 +25,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions.direction import Combination
+from zodist.directions.param import Param
 from zodist.directions.signed import Signed
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 
 
 class GRZOSettings(Settings):

@@ -28,10 +28,10 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.models.params import Param
 
 KERNELS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda r: 3.0 * r,

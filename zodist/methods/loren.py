@@ -29,13 +29,13 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
 from zodist.directions.matrix import Projected, matrix_shape
+from zodist.directions.param import Param
 from zodist.kernels import cpu, matrix
 from zodist.kernels.linalg import dot16
 from zodist.methods import Method, Outcome, Settings, Step
 from zodist.methods.claims import Gradients, Moments, left_out
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
-from zodist.models.params import Param
 
 
 class LorenSettings(Settings):

@@ -24,11 +24,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions.direction import Dense
+from zodist.directions.param import Param
 from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
-from zodist.models.params import Param
 
 
 class MEAZOSettings(Settings):

@@ -29,11 +29,11 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions.direction import Combination, Dense, Law
 from zodist.directions.moments import Ratio, Recent
+from zodist.directions.param import Param
 from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
-from zodist.models.params import Param
 
 _UNIT = Combination.of((0, 1.0))  # one of what the update's law stands for
 

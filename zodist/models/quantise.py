@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from zodist.config.adapter import Quantise
+from zodist.directions.param import Param, storage_of
 from zodist.errors import ModelError
-from zodist.models.params import Param, storage_of
 
 
 def quantise_(model: Any, params: Sequence[Param], kind: Quantise) -> None:

@@ -1,6 +1,5 @@
 """What a point's number is, where it is not the loss: accuracy, F1, equality with a reference, a reward for what is written.
 
-    settings.py   the table [objective], and what does not go with it
     aim.py        the number of each point of a probe
     reward.py     a function of a written answer: from an entry point of Python or a command
     command.py    the process behind such a command

@@ -14,8 +14,8 @@ from zodist import noise
 from zodist.directions.direction import Combination
 from zodist.errors import TaskError
 from zodist.evaluator.generate import Manner, Opened, Texts, write
+from zodist.evaluator.reader import Weights
 from zodist.objective.judged import JudgedTask, opened
-from zodist.run.evaluate import Weights
 from zodist.tasks import Task
 from zodist.tasks.choice import ChoiceTask
 from zodist.tasks.classification import ClassificationTask

@@ -26,14 +26,14 @@ from zodist.bench.rounds import seconds
 from zodist.bench.variants import Bench, Settings
 from zodist.config.settings import Rule
 from zodist.directions.direction import Combination, Dense
+from zodist.directions.param import Param, address
 from zodist.exchange.gather import Exchange
 from zodist.exchange.threads import cores, set_threads
 from zodist.journal.file import Journal
-from zodist.journal.format import Entry
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param, address
 from zodist.plan.calibration import Calibration, Link, Pace
 from zodist.plan.shapes import shape_of
+from zodist.step.records import Entry
 from zodist.step.rules import RULES
 
 NUMBERS, SLICE = (

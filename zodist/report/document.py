@@ -12,7 +12,7 @@ from zodist.report.page import document, facts, image, table
 from zodist.report.recorded import AXES, DIAGNOSIS, Run, differing, settings
 from zodist.report.slopes import signal_to_noise, slopes
 from zodist.report.summary import CHANCE, SIGNAL, duration, figures, row, score, slope_words
-from zodist.run.progress import amount
+from zodist.report.units import amount
 
 SHOWN_LINES = 40  # of long tables
 SHOWN_NAMES = 4  # of runs with the same setting

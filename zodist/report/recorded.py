@@ -15,9 +15,9 @@ import numpy as np
 
 from zodist.errors import JournalError
 from zodist.journal.file import read
-from zodist.journal.format import Entry
 from zodist.journal.metrics import read_lines
 from zodist.step import records
+from zodist.step.records import Entry
 
 DIAGNOSIS = "diagnose.json"
 

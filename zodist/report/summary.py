@@ -11,7 +11,7 @@ from zodist.report.course import crew, phases
 from zodist.report.picture import running_mean
 from zodist.report.recorded import Run
 from zodist.report.slopes import common_part, kurtosis, signal_to_noise, slopes
-from zodist.run.progress import amount
+from zodist.report.units import amount
 
 SPACE = "\N{NO-BREAK SPACE}"
 

@@ -16,23 +16,26 @@ import transformers
 from zodist import __version__, noise
 from zodist.adapter import attached
 from zodist.config.settings import Config
+from zodist.directions.param import Param
 from zodist.errors import ModelError, TaskError
 from zodist.evaluator import packing
 from zodist.evaluator.forward import Evaluator
+from zodist.evaluator.grouping import fitting
 from zodist.evaluator.prefix import FrozenPrefix
-from zodist.exchange.gather import Gather
+from zodist.evaluator.sharing import Gather
 from zodist.exchange.launcher import start
 from zodist.exchange.threads import cores
 from zodist.methods import METHODS, Probe
+from zodist.methods.steps import StepSeeds
 from zodist.models import params
 from zodist.models.load import device_of, load_model
-from zodist.models.params import Param
 from zodist.models.quantise import quantise_
 from zodist.objective.aim import Objective, objective_of
 from zodist.objective.judged import judged
 from zodist.objective.reward import Reward
 from zodist.run.evaluate import evaluate
 from zodist.step.fold import Replica
+from zodist.step.lanes import examples
 from zodist.step.rules import RULES
 from zodist.tasks import Batch, Task, load_task
 from zodist.tasks.score import Score
@@ -74,6 +77,30 @@ class Parts:
         """That of the whole trained weights, wherever their parts are."""
         own = params.digest(self.params, parallel=self.parallel)
         return own if self.shards is None else self.shards.digest(own)
+
+    def together(self, begun: Mapping[str, Any] | None, workers: int) -> int:
+        """How many probes are evaluated in one forward: as the settings say, else as the run was begun, else what fits.
+
+        begun: the header of the run's journal, if any.  workers: 0 if nobody counts them; then 1, since any number may come.
+        1 where every example has points of its own, which go through forwards probe by probe, and for objectives other than
+        the loss.
+        """
+        c = self.config
+        if c.batch.probes_per_forward != "auto":
+            return c.batch.probes_per_forward
+        if begun is not None:
+            return begun.get("probes_per_forward", 1)
+        method = METHODS[c.method.name].build(
+            c.method.settings
+        )  # another one: asking must not change the run's
+        method.begin(self.params)
+        probes = next(method.step(StepSeeds(c.run.seed, 0)))
+        if not workers or probes[0].examples or self.objective is not None:
+            return 1
+        lanes = len(probes) * c.batch.data_lanes
+        batch = self.batches(examples(c.run.seed, 0, 0, lanes, c.batch.size, len(self.task.train)))[0]
+        room = c.batch.activation_mib * 2**20
+        return fitting(self.model, probes, batch, packed=not self.padding, room=room, workers=workers)
 
     def evaluator(self, replica: Replica | None = None) -> Evaluator:
         """The evaluator of the replica's directions on this model; without a replica, of the weights alone."""
@@ -248,7 +275,7 @@ def header(parts: Parts, threads: int, made_by: dict[str, str], together: int = 
     """The journal's header: all that the sequence of weights depends on, and nothing that may change between sessions.
 
     Neither the number of workers nor the number of steps is in it: a run may go on with others.  together: probes in one
-    forward (zodist.evaluator.grouping).
+    forward (Parts.together).
     """
     c = parts.config
     # Absent from journals of versions that could not.

@@ -12,12 +12,12 @@ import numpy as np
 
 from zodist.config.portable import on_hub, portable
 from zodist.config.settings import Config
-from zodist.journal.format import Entry
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.run.progress import amount
+from zodist.report.units import amount
 from zodist.step import records
 from zodist.step.fold import Replica
+from zodist.step.records import Entry
 
 _SPAN = 50  # steps at each end whose losses are averaged
 # Title, and the names of value and standard error in metrics.jsonl.

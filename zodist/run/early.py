@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from zodist.config.settings import Config
+from typing import Any
 
 
 def course(lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
@@ -33,14 +30,3 @@ def enough(losses: Mapping[int, float], step: int, patience: int) -> bool:
     if not patience or len(seen) <= patience:
         return False
     return best(seen) not in list(seen)[-patience:]
-
-
-def contradiction(config: Config) -> str:
-    """Which setting does not go with early stopping, as a sentence; "" if none."""
-    if not config.output.patience:
-        return ""
-    if not config.output.evaluate_every:
-        return "output.patience counts evaluations; set output.evaluate_every, or output.patience = 0"
-    if config.exchange.kind == "store":
-        return "output.patience needs workers that end together, not exchange.kind = 'store'; set it to 0"
-    return ""

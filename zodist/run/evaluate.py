@@ -6,18 +6,14 @@ Examples are cut into fixed pieces, whoever evaluates them; what was measured of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from zodist.directions.direction import Combination
 from zodist.evaluator.forward import Evaluator
-from zodist.evaluator.generate import Manner, Opened, Texts, write
-from zodist.evaluator.sampling import Address
-from zodist.exchange.gather import Gather
-from zodist.tasks import Batch, Task
+from zodist.evaluator.reader import Weights
+from zodist.evaluator.sharing import Gather
+from zodist.tasks import Task
 from zodist.tasks.score import Score
 from zodist.tasks.task import Example
 
@@ -65,28 +61,3 @@ def cut(task: Task, examples: Sequence[Example]) -> list[list[int]]:
         pieces[-1].append(i)
         rows += own
     return pieces
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The evaluator's model as a task reads it.  points: the weights themselves, or one point near them."""
-
-    evaluator: Evaluator
-    points: tuple[Combination, ...] = ()
-
-    def logits(self, batch: Batch) -> Tensor:
-        """The logits that enter the loss: [rows, keep, columns]."""
-        return self.evaluator.logits(self.points, batch)[0]
-
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        most: int,
-        stops: Sequence[int],
-        pad: int,
-        temperature: float = 0.0,
-        addresses: Sequence[Address] = (),
-    ) -> Texts:
-        """The tokens that follow each prompt, see Reader and zodist.evaluator.generate."""
-        manner = Manner(most, tuple(stops), pad, temperature)
-        return write(self.evaluator, self.points, [Opened(prompts, addresses)], manner)[0]

@@ -10,18 +10,10 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from zodist.methods import Outcome
+from zodist.report.units import amount
 from zodist.tasks.score import Score
 
 EVERY_S = 10.0  # seconds between plain lines
-
-
-def amount(size: float) -> str:
-    """Bytes in the unit that a person would choose."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 class Progress:

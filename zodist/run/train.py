@@ -7,28 +7,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from zodist.config.settings import Config
 from zodist.errors import JournalError, Stopped, TaskError
-from zodist.evaluator.grouping import probes_per_forward
 from zodist.exchange import stopping
 from zodist.exchange.crew import Begun, Crew, Rebuild
 from zodist.exchange.launcher import start
 from zodist.exchange.threads import budget, cores, set_threads
 from zodist.exchange.together import Together
-from zodist.journal.format import Entry
 from zodist.methods import Probe
 from zodist.run import early
 from zodist.run.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.run.progress import Progress
 from zodist.shard.joined import joined
 from zodist.step.fold import Live, Replayed
+from zodist.step.records import Entry
 from zodist.tasks.score import Score
 
-MakeParts = Callable[[Config, Begun, Crew], Parts]
+if TYPE_CHECKING:
+    from zodist.shard.shards import Shards
+
+MakeParts = Callable[[Begun], Parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +63,37 @@ def train(
     """
     progress = Progress(config.run.steps, show=not quiet)
     try:
-        with _crew(config, progress, known) as crew:
+        with _crew(config, progress, known) as (crew, shards):
             progress.show = progress.show and crew.speaks
-            return Session(config, crew, progress, _maker(loaded)).go()
+            return Session(config, crew, progress, _maker(config, loaded, shards)).go()
     finally:
         progress.close()
 
 
 @contextmanager
-def _crew(config: Config, progress: Progress, known: Sequence[dict[str, Any]]) -> Iterator[Crew]:
-    """The workers of the run, as [exchange] says."""
+def _crew(
+    config: Config, progress: Progress, known: Sequence[dict[str, Any]]
+) -> Iterator[tuple[Crew, Shards | None]]:
+    """The workers of the run, as [exchange] says, and the model in parts, where [shard] says so."""
     if config.exchange.kind == "store":
         from zodist.elastic.crew import Elastic
         from zodist.elastic.team import team_of
 
         with team_of(config) as team, closing(Elastic(config, progress.say, team)) as elastic:
-            yield elastic
+            yield elastic, team.shards
         return
     with joined(config) as (exchange, shards):
         with closing(Together(config, exchange, known, progress.say, shards)) as together:
-            yield together
+            yield together, shards
 
 
-def _maker(loaded: Loaded | None) -> MakeParts:
+def _maker(config: Config, loaded: Loaded | None, shards: Shards | None) -> MakeParts:
     """Parts of what is in memory the first time, then from disk: by then the weights have changed."""
     held = [loaded]
 
-    def make(config: Config, begun: Begun, crew: Crew) -> Parts:
+    def make(begun: Begun) -> Parts:
         first, held[0] = held[0], None
-        return load_parts(config, begun.threads, first, begun.header, crew.shards)
+        return load_parts(config, begun.threads, first, begun.header, shards)
 
     return make
 
@@ -154,12 +158,12 @@ class Session:
 
     def begin(self, begun: Begun) -> None:
         """Load the model and bring it to the step from which the journal leads on."""
-        self.parts = self._make(self.config, begun, self.crew)
+        self.parts = self._make(begun)
         for warning in self.parts.task.warnings:
             self.progress.say(f"warning: {warning}")
         if self.config.batch.packed == "auto" and self.parts.padding:
             self.progress.say(f"batches are padded: {self.parts.padding}")
-        self.together = probes_per_forward(self.parts, begun.header, self.crew.workers)
+        self.together = self.parts.together(begun.header, self.crew.workers)
         self.entries = self.crew.agree(header(self.parts, begun.threads, begun.versions, self.together))
         self.replica = self.parts.replica()
         self.evaluator = self.parts.evaluator(self.replica)

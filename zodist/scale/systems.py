@@ -11,8 +11,8 @@ import torch
 
 from zodist import noise
 from zodist.bench.variants import DTYPES, SEED, RandomBatch, Settings
+from zodist.directions.param import address
 from zodist.exchange.gather import Exchange
-from zodist.models.params import address
 from zodist.scale.cell import Cell
 
 COLUMNS = 2  # vocabulary entries in the loss

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from zodist.directions.param import KINDS, Param, address, as_words, storage_of
 from zodist.kernels.device import Kernels, kernels_of
-from zodist.models.params import KINDS, Param, address, as_words, storage_of
 
 Place = tuple[nn.Module, str]  # a module, and a parameter's name in it
 
@@ -46,7 +46,7 @@ class Held:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Gathered:
-    """What a leaf module sees of a parameter: as zodist.models.params.Param, but whole, and looked up when it is asked for."""
+    """What a leaf module sees of a parameter: as zodist.directions.Param, but whole, and looked up when it is asked for."""
 
     held: Held
     id: int

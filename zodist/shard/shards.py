@@ -12,15 +12,16 @@ import torch
 
 from zodist.config.settings import Config
 from zodist.directions.direction import Law
+from zodist.directions.param import Param
 from zodist.errors import SnapshotError
-from zodist.exchange.gather import Exchange, Gather, collect
+from zodist.evaluator.sharing import Gather
+from zodist.exchange.gather import Exchange, collect
 from zodist.exchange.launcher import start
 from zodist.exchange.threads import cores, return_freed_memory
 from zodist.journal import snapshot
 from zodist.journal.snapshot import Part, Tensors
 from zodist.models import params
 from zodist.models.load import device_of
-from zodist.models.params import Param
 from zodist.shard import exact
 from zodist.shard.group import ShardGroup
 from zodist.shard.held import Gathered, Held

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from zodist.config.names import PACKAGED
 from zodist.errors import ModelError
-from zodist.models.load import PACKAGED, packaged
+from zodist.models.load import packaged
 from zodist.models.supported import is_masked, refusal
 from zodist.shard.files import WeightFiles
 

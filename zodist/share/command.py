@@ -71,7 +71,7 @@ def share(
     Whoever has the base model makes the trained one of it with [bold]zodist apply[/bold].  The file names no folder, host or
     key of this machine.  A run that is not finished is shared as far as it has come.
     """
-    from zodist.run.progress import amount
+    from zodist.report.units import amount
     from zodist.share.pack import share as pack
 
     found = pack(run, out or Path(f"{run.resolve().name}.zodist"), model=model)

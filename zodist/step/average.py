@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from zodist.directions.param import Param
 from zodist.errors import ConfigError
-from zodist.models.params import Param
 
 
 class Average:

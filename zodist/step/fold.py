@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from zodist import noise
+from zodist.directions.param import Param
 from zodist.errors import JournalEnd, JournalError, ZodistError
-from zodist.journal.format import Entry
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
-from zodist.models.params import Param
 from zodist.step import records, robust
 from zodist.step.groups import Groups
 from zodist.step.lanes import examples
+from zodist.step.records import Entry
 from zodist.step.rules import Rule, schedule
 from zodist.step.shaping import Shape, Shaping
 

@@ -21,12 +21,36 @@ record must not. All sums are float64, in index order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from zodist.errors import ExchangeError
 
 SEED_BYTES = 8
 VALUE_BYTES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One round: step, round within the step, learning rate, and values float32 [probes, k]."""
+
+    step: int
+    round: int
+    lr: float
+    values: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        """True if all fields have the same bits (NaN equals the same NaN)."""
+        return (
+            isinstance(other, Entry)
+            and (self.step, self.round, self.values.shape) == (other.step, other.round, other.values.shape)
+            and (repr(self.lr), self.values.tobytes()) == (repr(other.lr), other.values.tobytes())
+        )
+
+    def __hash__(self) -> int:
+        """The hash of the step and round."""
+        return hash((self.step, self.round))
 
 
 def record_bytes(k: int) -> int:

@@ -26,12 +26,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from zodist.config.settings import Config
 
 Clip = Literal["none", "mad", "trimmed", "median"]
 LEAST_LANES = 3  # of which one may be wrong
@@ -39,15 +36,6 @@ LEAST_LANES = 3  # of which one may be wrong
 _SIZES = 4.0
 _DEVIATIONS = 6.0
 _QUARTER = 4
-
-
-def contradiction(config: Config) -> str:
-    """Which setting does not go with rule.clip, as a sentence; "" if none."""
-    clip, lanes = config.rule.clip, config.batch.data_lanes
-    if clip in ("trimmed", "median") and lanes < LEAST_LANES:
-        need = f"compares a probe's data lanes; set batch.data_lanes = {LEAST_LANES} or more, not {lanes}"
-        return f"rule.clip = {clip!r} {need}, or rule.clip = 'mad'"
-    return ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

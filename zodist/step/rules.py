@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from zodist.directions.direction import NONE, Cache, Combination, Laid, LaidFused, Law
+from zodist.directions.param import Param
 from zodist.kernels import rules as kernels
 from zodist.kernels.cpu import SMALL
-from zodist.models.params import Param
 
 
 class RuleSettings(Protocol):

@@ -11,10 +11,10 @@ import torch
 from zodist.config import settings as config
 from zodist.errors import JournalEnd
 from zodist.journal import snapshot
-from zodist.journal.format import Entry
 from zodist.methods import Probe
 from zodist.step import records
 from zodist.step.fold import Answer, Replayed, Replica
+from zodist.step.records import Entry
 from zodist.step.rules import RULES
 from zodist.testing.subject import Subject
 from zodist.testing.toys import RUN, made_up, weights

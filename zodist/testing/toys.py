@@ -16,10 +16,9 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Law
+from zodist.directions.param import Param, address
 from zodist.methods import Method, Outcome, Probe
 from zodist.methods.steps import StepSeeds
-from zodist.models import params
-from zodist.models.params import Param
 from zodist.step import records
 from zodist.testing.subject import Subject
 
@@ -33,7 +32,7 @@ Losses = Callable[[int, tuple[Probe, ...]], np.ndarray]
 
 def drawn(purpose: int, name: str, count: int) -> np.ndarray:
     """Addressed Gaussian numbers, float64: the same on every machine."""
-    return noise.numbers(noise.GAUSSIAN, purpose, params.address(name), noise.U, 0, count).astype(np.float64)
+    return noise.numbers(noise.GAUSSIAN, purpose, address(name), noise.U, 0, count).astype(np.float64)
 
 
 def weights(dtype: torch.dtype = torch.float32) -> list[Param]:
@@ -41,7 +40,7 @@ def weights(dtype: torch.dtype = torch.float32) -> list[Param]:
     made = []
     for name, shape in SHAPES.items():
         flat = torch.from_numpy(0.05 * drawn(1, name, math.prod(shape))).to(dtype)
-        made.append(Param(name, params.address(name), shape, flat, flat))
+        made.append(Param(name, address(name), shape, flat, flat))
     return made
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from zodist import noise
+from zodist.directions.param import address
 from zodist.evaluator.forward import Evaluator
 from zodist.methods import Probe
 from zodist.methods.steps import StepSeeds
@@ -81,7 +82,7 @@ def _model() -> torch.nn.Module:
     )
     model = LlamaForCausalLM(shape).eval().requires_grad_(False)
     for name, p in model.named_parameters():
-        numbers = noise.numbers(noise.GAUSSIAN, 9, params.address(name), noise.U, 0, p.numel())
+        numbers = noise.numbers(noise.GAUSSIAN, 9, address(name), noise.U, 0, p.numel())
         p.copy_(torch.from_numpy(numbers).view(p.shape) * 0.1 + (1.0 if p.dim() == 1 else 0.0))
     return model
 

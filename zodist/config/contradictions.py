@@ -1,0 +1,37 @@
+"""Settings that do not go together, where no single section could tell; those of a section stand in its own file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zodist.config import adapter, objective, shard
+from zodist.step.robust import LEAST_LANES
+
+if TYPE_CHECKING:
+    from zodist.config.settings import Config
+
+
+def contradiction(config: Config) -> str:
+    """The first contradiction in a configuration, as a sentence; "" if there is none."""
+    parts = (_clipping, shard.contradiction, adapter.contradiction, _stopping, objective.contradiction)
+    return next((why for part in parts if (why := part(config))), "")
+
+
+def _clipping(config: Config) -> str:
+    """Which setting does not go with rule.clip, as a sentence; "" if none."""
+    clip, lanes = config.rule.clip, config.batch.data_lanes
+    if clip in ("trimmed", "median") and lanes < LEAST_LANES:
+        need = f"compares a probe's data lanes; set batch.data_lanes = {LEAST_LANES} or more, not {lanes}"
+        return f"rule.clip = {clip!r} {need}, or rule.clip = 'mad'"
+    return ""
+
+
+def _stopping(config: Config) -> str:
+    """Which setting does not go with early stopping, as a sentence; "" if none."""
+    if not config.output.patience:
+        return ""
+    if not config.output.evaluate_every:
+        return "output.patience counts evaluations; set output.evaluate_every, or output.patience = 0"
+    if config.exchange.kind == "store":
+        return "output.patience needs workers that end together, not exchange.kind = 'store'; set it to 0"
+    return ""
