@@ -34,7 +34,7 @@ quantised() {
     [[ -d $venv/torchao ]] ||
         python -m pip install --quiet --disable-pip-version-check --no-deps --target "$venv/torchao" \
             --constraint launch/constraints.txt torchao || return
-    PYTHONPATH=$venv/torchao python -m pytest -q tests/test_quantise.py
+    PYTHONPATH=$venv/torchao python -m pytest -q tests/models/test_quantise.py
 }
 
 check ruff check .

@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from zodist.directions.direction import Combination, Law
-from zodist.directions.param import Param, address
-from zodist.methods import Method, Outcome, Probe
-from zodist.methods.steps import StepSeeds
+from zodist.directions import Combination, Law, Param, address
+from zodist.methods import Method, Outcome, Probe, StepSeeds
 
 Losses = Callable[[np.ndarray], np.ndarray]  # float64 [points, numbers], how far each is -> float64 [points]
 

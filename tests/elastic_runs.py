@@ -41,8 +41,8 @@ def _supervise(
     _quiet(log)
     if prepare is not None:
         prepare(*args)
-    from zodist.config.settings import load
-    from zodist.elastic.supervisor import supervise
+    from zodist.config import load
+    from zodist.elastic import serve
     from zodist.errors import ZodistError
     from zodist.exchange import stopping
 
@@ -58,7 +58,7 @@ def _supervise(
             file.write(text + "\n")
 
     try:
-        supervise(load(config, overrides), bind, port, say)
+        serve(load(config, overrides), bind, port, say)
     except ZodistError as found:
         say(f"zodist: {found}")
         os._exit(2)
@@ -66,7 +66,7 @@ def _supervise(
 
 def _gate(folder: Path) -> None:
     """Let this process begin no step from the one on that the file ``gate`` names, and say so while it waits."""
-    from zodist.step.fold import Live
+    from zodist.step import Live
 
     call, gate, waits = Live.__call__, folder / "gate", folder / f"waits-{os.getpid()}"
 
@@ -96,11 +96,11 @@ def work(
     _gate(log.parent)
     if prepare is not None:
         prepare(*args)
-    from zodist.config.settings import load
-    from zodist.elastic.joining import fetch
+    from zodist.config import load
+    from zodist.elastic import fetch
     from zodist.errors import ZodistError
     from zodist.exchange import stopping
-    from zodist.run.train import train
+    from zodist.run import train
 
     stopping.listen()
     try:
@@ -236,7 +236,7 @@ class Fleet:
 
 def slow_replay(seconds: float) -> None:
     """Make every replayed step of this process take so long."""
-    from zodist.step.fold import Replayed
+    from zodist.step import Replayed
 
     call = Replayed.__call__
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
+from zodist.kernels import BFLOAT16, FLOAT16, FLOAT32
 from zodist.noise import Z
 
 KINDS = [FLOAT32, BFLOAT16, FLOAT16]

@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from zodist.directions.direction import Combination, Law
-from zodist.directions.matrix import LaidLowRank
-from zodist.directions.param import Param, address
-from zodist.methods import METHODS, Method, Outcome, Probe
-from zodist.methods.steps import StepSeeds
+from zodist.directions import Combination, LaidLowRank, Law, Param, address
+from zodist.methods import METHODS, Method, Outcome, Probe, StepSeeds
 
 SHAPES = {"w": (24, 16), "b": (24,), "c": (6, 5, 2)}
 

@@ -142,7 +142,7 @@ def make_place(folder: Path, *, hidden: int = 32, seed: int = 0) -> Place:
 
 def _flip_a_bit_after(step: int) -> None:
     """Make this process's memory fail once: a bit of one weight, after a step."""
-    from zodist.step.fold import Replica
+    from zodist.step import Replica
 
     advance = Replica.advance
 
@@ -157,7 +157,7 @@ def _flip_a_bit_after(step: int) -> None:
 
 def _die_after(step: int) -> None:
     """Kill this process when it has done a step."""
-    from zodist.step.fold import Replica
+    from zodist.step import Replica
 
     advance = Replica.advance
 
@@ -188,9 +188,9 @@ def _work(
     names = {"RANK": worker, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "LOCAL_RANK": worker}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    from zodist.config.settings import load
+    from zodist.config import load
     from zodist.errors import ZodistError
-    from zodist.run.train import train
+    from zodist.run import train
 
     try:
         train(load(config, overrides), quiet=True)

@@ -263,14 +263,14 @@ def test_a_file_says_first_what_it_does(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 def test_every_config_loads(path: Path) -> None:
-    from zodist.config.settings import load
+    from zodist.config import load
 
     assert load(path, []).run.steps >= 1
 
 
 @pytest.mark.parametrize("path", ENTRIES, ids=short)
 def test_every_entry_of_a_comparison_loads(path: Path) -> None:
-    from zodist.compare.plan import make_plan
+    from zodist.compare import make_plan
 
     plan = make_plan(CONFIGS[-1], [path.stem], budget=10_000, seeds=1, out=ROOT, threads=1)
     assert path.stem in {entry.name for entry in plan.entries}

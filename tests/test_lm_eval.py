@@ -10,7 +10,7 @@ import pytest
 from runs import finish, make_place
 from transformers import AutoTokenizer
 
-from zodist.run.replay import replay
+from zodist.run import replay
 
 pytestmark = [
     pytest.mark.slow,

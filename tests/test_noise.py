@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zodist import noise
-from zodist.directions.param import address
+from zodist.directions import address
 from zodist.noise import BITS16, GAUSSIAN, RADEMACHER, TILE, Z
 
 SEED = 0x0123456789ABCDEF

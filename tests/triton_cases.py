@@ -18,19 +18,13 @@ import torch
 from exact import DTYPES, HALVES, KINDS, PARAM, ROLE, ROUND_KEY, dress, random, setting, weights
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense, Law
-from zodist.directions.matrix import LowRank, Projected
-from zodist.directions.param import Param, address
-from zodist.directions.rank_one import RankOne
-from zodist.directions.signed import Signed
-from zodist.evaluator.forward import Evaluator
-from zodist.kernels.device import HOST, Kernels, on_cuda
-from zodist.kernels.rules import ADAM, MOMENTUM, SGD, SIGN
-from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
+from zodist.directions import Combination, Dense, Law, LowRank, Param, Projected, RankOne, Signed, address
+from zodist.evaluator import Evaluator
+from zodist.kernels import ADAM, BFLOAT16, FLOAT16, FLOAT32, HOST, MOMENTUM, SGD, SIGN, Kernels, on_cuda
 from zodist.methods import Probe
-from zodist.models.params import collect, digest
+from zodist.models import collect, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
-from zodist.step.rules import RULES
+from zodist.step import RULES
 
 LAWS = (GAUSSIAN, RADEMACHER)
 CASES: dict[str, Callable[[torch.device], None]] = {}

@@ -7,10 +7,8 @@ import torch
 from exact import KINDS, PARAM, ROLE, ROUND_KEY, setting, weights
 from triton_cases import CASES, LAWS, both, case, floats, parameters, points_at, room, sent
 
-from zodist.directions.direction import Dense
-from zodist.directions.matrix import Projected
-from zodist.kernels.device import HOST, on_cuda
-from zodist.kernels.tile import BFLOAT16, FLOAT32
+from zodist.directions import Dense, Projected
+from zodist.kernels import BFLOAT16, FLOAT32, HOST, on_cuda
 from zodist.noise import GAUSSIAN, RADEMACHER
 
 __all__ = ["CASES"]

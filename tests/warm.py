@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from exact import dress
 
-import zodist.run.replay
-import zodist.run.train  # noqa: F401
 from zodist import noise
-from zodist.directions.direction import Combination, Dense, coded_tables
-from zodist.directions.param import Param, as_words
+from zodist.directions import Combination, Dense, Param, as_words, coded_tables
 from zodist.kernels import cpu
-from zodist.models.params import digest
+from zodist.models import digest
+from zodist.run import replay, train  # noqa: F401
 
 keys, tables = coded_tables(Dense(noise.GAUSSIAN, True), [Combination.of((1 << 16, 0.0))] * 2)
 role, one = np.uint64(noise.Z), np.uint64(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zodist.api import Rebuilt, Taken, Trainer, Tuned, fine_tune, rebuild
+    from zodist.api import Trainer, Tuned, fine_tune
+    from zodist.run import Rebuilt, Taken, rebuild
 
 __version__ = "0.1.0"
 __all__ = ["Rebuilt", "Taken", "Trainer", "Tuned", "fine_tune", "rebuild"]

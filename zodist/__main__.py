@@ -13,17 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from zodist.bench.command import bench_app
-from zodist.elastic.command import supervise
+from zodist.bench import bench_app
+from zodist.elastic import supervise
 from zodist.errors import ConfigError, Stopped, WorkerLost, ZodistError
-from zodist.exchange import stopping
-from zodist.exchange.launcher import start
-from zodist.exchange.threads import prepare_environment
-from zodist.plan.command import plan
-from zodist.report.command import report
-from zodist.scale.command import scale
-from zodist.share.command import apply, replay, share
-from zodist.tasks.command import tasks_app
+from zodist.exchange import prepare_environment, start, stopping
+from zodist.plan import plan
+from zodist.report import report
+from zodist.scale import scale
+from zodist.share import apply, replay, share
+from zodist.tasks import tasks_app
 
 app = typer.Typer(
     add_completion=False,
@@ -78,17 +76,17 @@ def train(
     the run finishes its step, writes a snapshot and leaves with status 75 (0 under torchrun).
     """
     stopping.listen()  # before torch is imported: that takes seconds
-    from zodist.config.settings import load
+    from zodist.config import load
 
     if not config.exists() and ":" in config.name:
-        from zodist.elastic.joining import fetch
+        from zodist.elastic import fetch
 
         settings = fetch(str(config), overrides or ())
     else:
         settings = load(config, overrides or ())
     if check:
         return
-    from zodist.run.train import train as run
+    from zodist.run import train as run
 
     result = run(settings, quiet=quiet)
     if _worker() != 0:
@@ -116,8 +114,8 @@ def train(
     if as_json:
         _print(figures)
         return
-    from zodist.report.units import amount
-    from zodist.run.progress import sentence
+    from zodist.report import amount
+    from zodist.run import sentence
 
     if before is not None:
         print(f"before   {sentence(before)}")
@@ -171,7 +169,7 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from zodist.config.settings import load
+    from zodist.config import load
 
     folder = config if config.is_dir() else None
     settings = load(folder / "config.toml" if folder else config, overrides or ())
@@ -179,8 +177,7 @@ def evaluate(
         raise ConfigError(f"--split {split!r} must be train, validation or test")
     if (best or average is not None) and (folder is None or base):
         raise ConfigError("--best and --average are of a run: name its folder, and leave out --base")
-    from zodist.run.assess import assess
-    from zodist.run.replay import best_step
+    from zodist.run import assess, best_step
 
     steps = best_step(folder) if best and folder else None
     run = None if base else folder
@@ -189,7 +186,7 @@ def evaluate(
         if as_json:
             _print({"model": what, "task": settings.task.name, "split": split, **asdict(score)})
         else:
-            from zodist.run.progress import sentence
+            from zodist.run import sentence
 
             print(f"{what} on {settings.task.name} ({split}): {sentence(score)}")
 
@@ -200,7 +197,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what a run is: method, steps, losses, evaluations, bytes; and check every checksum."""
-    from zodist.journal.audit import inspect as look
+    from zodist.journal import inspect as look
 
     found = look(run)
     if as_json:
@@ -231,7 +228,7 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Compare what a method has learned with the true gradient, by backpropagation: for understanding, not for training."""
-    from zodist.run.diagnose import diagnose as look
+    from zodist.run import diagnose as look
 
     found = look(run, examples)
     if as_json:
@@ -289,7 +286,7 @@ def compare(
     take part.  The same command goes on after an interruption.  Writes table.md, compare.png, results.jsonl and the run
     folders.
     """
-    from zodist.compare.outcome import compare as run
+    from zodist.compare import compare as run
 
     if start(1).workers > 1:
         raise ConfigError(

@@ -15,8 +15,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from zodist import noise
-from zodist.config.adapter import Adapter, Kind
-from zodist.directions.param import address
+from zodist.config import Adapter, Kind
+from zodist.directions import address
 from zodist.errors import ModelError
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from zodist import noise
-from zodist.config.adapter import Kind
-from zodist.directions.param import Param, address
-from zodist.models.wrapped import Wrapped
+from zodist.config import Kind
+from zodist.directions import Param, address
+from zodist.models import Wrapped
 
 PREFIX_SIZE = 0.02  # standard deviation of a prefix at first: keys and values that hardly matter
 WEIGHT = "virtual.weight"

@@ -5,9 +5,6 @@ zodist's own attributes too.  They stand on the session, replica and journal of 
 equal bits; nothing global is touched: no threads, no random stream, no environment, no signal.
 """
 
-from zodist.api.results import Tuned
-from zodist.api.trainer import Trainer, fine_tune
-from zodist.run.replay import Rebuilt, rebuild
-from zodist.run.train import Taken
+import lazy_loader
 
-__all__ = ["Rebuilt", "Taken", "Trainer", "Tuned", "fine_tune", "rebuild"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

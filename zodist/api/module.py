@@ -16,14 +16,13 @@ import torch
 from torch.func import functional_call
 
 from zodist.api.data import content
-from zodist.directions.direction import Cache, Combination, Law
-from zodist.directions.param import Param
+from zodist.directions import Cache, Combination, Law, Param
 from zodist.errors import ModelError
-from zodist.evaluator.sharing import Gather
+from zodist.evaluator import Gather
 from zodist.methods import Probe
-from zodist.run.assemble import Parts
-from zodist.step.fold import Replica
-from zodist.tasks.score import Score
+from zodist.run import Parts
+from zodist.step import Replica
+from zodist.tasks import Score
 
 Loss = Callable[[Any, Any], Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zodist.run.train import Taken
-from zodist.tasks.score import Score
+from zodist.run import Taken
+from zodist.tasks import Score
 
 
 @dataclass(frozen=True, slots=True)

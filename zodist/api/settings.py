@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from zodist.config.errors import Places
-from zodist.config.names import IN_PYTHON
-from zodist.config.settings import Config, validate
+from zodist.config import IN_PYTHON, Config, Places, validate
 from zodist.errors import ConfigError, ModelError
-from zodist.run.assemble import DTYPES
+from zodist.models import DTYPES
 
 WHERE = "zodist.fine_tune"
 _OURS = {

@@ -14,20 +14,13 @@ from zodist.api.data import indexed
 from zodist.api.module import Loss, LossTask, ModuleParts
 from zodist.api.results import Tuned
 from zodist.api.settings import OF_DRAWING, OF_LANGUAGE, WHERE, configure, model_settings, name_of
-from zodist.config.names import IN_PYTHON
-from zodist.config.settings import Config
+from zodist.config import IN_PYTHON, Config
 from zodist.errors import ConfigError, ModelError, TaskError
-from zodist.exchange.crew import Begun
-from zodist.exchange.gather import Exchange, open_exchange
-from zodist.exchange.together import Together
-from zodist.models import params
-from zodist.models.load import load_tokenizer
-from zodist.objective.reward import Reward, Written, each
-from zodist.run.assemble import Loaded, Parts, load_parts, task_of
-from zodist.run.progress import Progress
-from zodist.run.train import MakeParts, Session, Taken
-from zodist.tasks import Task
-from zodist.tasks.score import Score
+from zodist.exchange import Begun, Exchange, Together, open_exchange
+from zodist.models import load_tokenizer, params
+from zodist.objective import Reward, Written, each
+from zodist.run import Loaded, MakeParts, Parts, Progress, Session, Taken, load_parts, task_of
+from zodist.tasks import Score, Task
 
 Callback = Callable[[Taken], object]
 _log = logging.getLogger(__name__)
@@ -235,7 +228,7 @@ def _workers(timeout_s: float) -> Exchange:
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        from zodist.exchange.gloo import TorchExchange
+        from zodist.exchange import TorchExchange
 
         return TorchExchange(timeout_s, initialised=True)
     return open_exchange("auto", timeout_s)

@@ -20,18 +20,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.errors import ConfigError, TaskError, ZodistError
-from zodist.exchange.threads import budget, set_threads
-from zodist.methods import METHODS
-from zodist.methods.steps import StepSeeds
-from zodist.models.params import collect
-from zodist.run.assemble import Loaded, Parts, load_parts
-from zodist.run.evaluate import evaluate
-from zodist.step.lanes import examples
-from zodist.step.rules import schedule
-from zodist.tasks import Batch
-from zodist.tasks.score import Score
+from zodist.exchange import budget, set_threads
+from zodist.methods import METHODS, StepSeeds
+from zodist.models import collect
+from zodist.run import Loaded, Parts, evaluate, load_parts
+from zodist.step import examples, schedule
+from zodist.tasks import Batch, Score
 
 LONGEST = 1.0  # Euclidean length of a gradient
 

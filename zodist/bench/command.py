@@ -53,7 +53,7 @@ def _settings(
 
 
 def _threads(asked: int) -> int:
-    from zodist.exchange.threads import budget
+    from zodist.exchange import budget
 
     return asked or budget(1)
 
@@ -237,14 +237,14 @@ def adamw(
     of every step, the validation curve (output.evaluate_every) and the figures before and after.
     """
     from zodist.bench.adamw import train
-    from zodist.config.settings import load
+    from zodist.config import load
 
     given = [*(overrides or []), *([f"run.steps={steps}"] if steps else [])]
     found = train(load(config, given), lr=lr)
     if as_json:
         typer.echo(json.dumps(found.plain()))
         return
-    from zodist.run.progress import sentence
+    from zodist.run import sentence
 
     for step, score in found.validation.items():
         typer.echo(f"step {step:5d}  validation: {sentence(score)}")
@@ -281,7 +281,7 @@ def shards(
     The model is written to disk (2 bytes a parameter), so is a copy for every replica with --offload nvme.
     """
     from zodist.bench.shards import Shards, measure_shards
-    from zodist.exchange.threads import budget
+    from zodist.exchange import budget
 
     cuts = layers or []
     asked = Shards(

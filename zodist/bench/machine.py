@@ -7,7 +7,7 @@ import platform
 import time
 from pathlib import Path
 
-from zodist.exchange.threads import cores
+from zodist.exchange import cores
 
 
 def describe(threads: int) -> dict[str, str]:

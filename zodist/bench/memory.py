@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from zodist.bench.line import Line
 from zodist.errors import ZodistError
-from zodist.exchange.threads import prepare_environment, set_threads
+from zodist.exchange import prepare_environment, set_threads
 
 if TYPE_CHECKING:
     from zodist.bench.variants import Settings

@@ -22,16 +22,13 @@ from zodist.bench.bare import Bare
 from zodist.bench.line import Line
 from zodist.bench.rounds import LEAST, seconds
 from zodist.bench.variants import LR, SEED, RandomBatch, Settings, load
-from zodist.config.errors import nearest
-from zodist.config.settings import Rule
+from zodist.config import Rule, nearest
 from zodist.errors import ConfigError
-from zodist.evaluator.forward import Evaluator
-from zodist.exchange.threads import set_threads
+from zodist.evaluator import Evaluator
+from zodist.exchange import set_threads
 from zodist.methods import METHODS, Probe
-from zodist.models.params import collect
-from zodist.step import records
-from zodist.step.fold import Replica
-from zodist.step.rules import RULES
+from zodist.models import collect
+from zodist.step import RULES, Replica, records
 
 WARM = 2  # steps that compile kernels, size buffers and make the first bases
 

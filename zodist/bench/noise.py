@@ -14,12 +14,12 @@ from torch import Tensor
 from zodist import noise
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, Seconds, timed
-from zodist.directions.direction import Combination, Dense
-from zodist.directions.param import Param, address
+from zodist.directions import Combination, Dense, Param, address
 from zodist.errors import ConfigError
-from zodist.exchange.threads import set_threads
+from zodist.exchange import set_threads
+from zodist.models import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MEASURED = ("float32", "bfloat16")
 EPS, SEED = 1e-3, 1 << 16  # the seed's low 16 bits are its Walsh code
 PEERS = {"gaussian": "torch.randn", "rademacher": "torch.randint(0, 2)"}
 
@@ -33,8 +33,8 @@ def measure_noise(*, numbers: int, threads: int, repeats: int, limit_s: float = 
         raise ConfigError(f"numbers = {numbers} must be >= {noise.TILE}, the numbers of one tile")
     set_threads(threads)
     lines = []
-    for dtype in DTYPES:
-        lines += _of_dtype(dtype, numbers, threads, repeats, limit_s / len(DTYPES))
+    for dtype in MEASURED:
+        lines += _of_dtype(dtype, numbers, threads, repeats, limit_s / len(MEASURED))
     return lines
 
 

@@ -8,7 +8,7 @@ from html import escape
 from zodist.bench.line import Line, amount, by_setting, cells, columns, legend
 from zodist.bench.picture import png
 from zodist.bench.targets import Verdict
-from zodist.report.page import document, facts, image, table
+from zodist.report import document, facts, image, table
 
 VERDICTS = {"reached": "reached", "not reached": "missed"}  # classes of cells
 

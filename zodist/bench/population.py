@@ -14,13 +14,12 @@ from zodist.bench.bare import Bare
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import EPS, SEED, RandomBatch, Settings, load
-from zodist.directions.direction import Combination
+from zodist.directions import Combination
 from zodist.errors import ConfigError
-from zodist.evaluator.forward import Evaluator
-from zodist.exchange.threads import set_threads
-from zodist.methods.mezo import MeZO, MeZOSettings
-from zodist.methods.steps import StepSeeds
-from zodist.models.params import collect
+from zodist.evaluator import Evaluator
+from zodist.exchange import set_threads
+from zodist.methods import MeZO, MeZOSettings, StepSeeds
+from zodist.models import collect
 
 
 def measure_population(

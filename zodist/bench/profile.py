@@ -19,8 +19,8 @@ from torch.autograd.profiler import profile
 
 from zodist.bench.line import Line
 from zodist.bench.variants import Bench, Settings
-from zodist.kernels.device import Kernels
-from zodist.models.params import collect
+from zodist.kernels import Kernels
+from zodist.models import collect
 
 RUNS = 3  # profiled runs of each
 SHOWN = 8  # operations and kernels named in the profile; the others are added up

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense
-from zodist.directions.param import Param, address
+from zodist.directions import Combination, Dense, Param, address
 from zodist.errors import ModelError
-from zodist.models.published import config_of
+from zodist.models import config_of
 
 SCALE, SEED = 0.02, 1  # standard deviation of the weights; of the noise that they are
 _PIECE = 1 << 22  # numbers at a time

@@ -23,7 +23,7 @@ from typing import IO, Any
 from zodist.bench.line import Line, counted
 from zodist.bench.random_model import write
 from zodist.errors import ConfigError, ModelError
-from zodist.models.published import config_of
+from zodist.models import config_of
 
 GIB = 1 << 30
 _POLL_S = 0.004

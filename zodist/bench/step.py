@@ -17,7 +17,7 @@ from zodist.bench.line import Line
 from zodist.bench.profile import profile_step
 from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import Bench, Settings, load
-from zodist.exchange.threads import set_threads
+from zodist.exchange import set_threads
 
 BRIEF = ("products", "bare_forwards", "step")
 

@@ -21,15 +21,12 @@ from zodist.bench import inplace
 from zodist.bench.line import Line, counted
 from zodist.bench.rounds import Rounds, timed
 from zodist.bench.variants import LR, SEED, Settings, load
-from zodist.config.settings import Rule
-from zodist.directions.direction import Cache, Combination, Dense, Law
-from zodist.directions.matrix import LowRank, factor, matrix_shape
-from zodist.directions.param import Param
-from zodist.directions.rank_one import RankOne
-from zodist.exchange.threads import set_threads
-from zodist.methods.steps import StepSeeds
-from zodist.models.params import collect
-from zodist.step.rules import RULES
+from zodist.config import Rule
+from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, RankOne, factor, matrix_shape
+from zodist.exchange import set_threads
+from zodist.methods import StepSeeds
+from zodist.models import collect
+from zodist.step import RULES
 
 CODED, INDEPENDENT, MANY = (1, 16, 256, 1024, 65536), (1, 4, 16), 1024
 RANK = 4  # of the low-rank law

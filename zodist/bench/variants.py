@@ -23,22 +23,17 @@ from zodist.bench import inplace
 from zodist.bench.bare import Bare
 from zodist.bench.line import counted
 from zodist.bench.rounds import Seconds, seconds
-from zodist.config.settings import Rule
-from zodist.directions.param import Param
+from zodist.config import Rule
+from zodist.directions import Param
 from zodist.errors import ConfigError
-from zodist.evaluator.forward import Evaluator
-from zodist.exchange.gather import LocalExchange
-from zodist.exchange.together import Rounds
-from zodist.journal.file import Journal
-from zodist.methods import Probe
-from zodist.methods.mezo import MeZO, MeZOSettings
-from zodist.models.load import load_model
-from zodist.models.params import collect
-from zodist.step.fold import Live, Replica
-from zodist.step.rules import RULES
+from zodist.evaluator import Evaluator
+from zodist.exchange import LocalExchange, Rounds
+from zodist.journal import Journal
+from zodist.methods import MeZO, MeZOSettings, Probe
+from zodist.models import DTYPES, collect, load_model
+from zodist.step import RULES, Live, Replica
 from zodist.tasks import Batch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EPS, LR, SEED = 1e-3, 1e-7, 1
 # Tokens of SST-2 prompts ("{sentence} It was"): 16 quantiles of 10,000 training rows under SmolLM2's tokenizer.
 SENTENCES = (4, 5, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 19, 23, 28, 37)

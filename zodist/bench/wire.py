@@ -78,7 +78,7 @@ def main() -> None:
     import numpy as np
     from torch.distributed import TCPStore  # pyright: ignore
 
-    from zodist.exchange.gather import open_exchange
+    from zodist.exchange import open_exchange
     from zodist.step import records
 
     question = json.loads(sys.argv[1])

@@ -11,3 +11,7 @@ outcome.py   from the command to the files
 
 Every run is an ordinary run folder: it resumes, replays and is inspected like one of `zodist train`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -22,9 +22,7 @@ from zodist.compare.plan import Entry, Plan, Planned
 from zodist.compare.results import RESULTS, Line, best_rate, line_of, text
 from zodist.compare.workers import Workers, start
 from zodist.errors import ConfigError, JournalError
-from zodist.journal.file import make_folder
-from zodist.journal.format import difference
-from zodist.journal.metrics import write_whole
+from zodist.journal import difference, make_folder, write_whole
 
 COMPARISON = "comparison.json"
 

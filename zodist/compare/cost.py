@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from zodist.config.settings import Method
-from zodist.methods import METHODS
-from zodist.methods.steps import StepSeeds
+from zodist.config import Method
+from zodist.methods import METHODS, StepSeeds
 from zodist.models import params
 
 ALIKE = 256  # after so many steps of one cost all are taken to cost the same

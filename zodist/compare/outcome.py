@@ -12,9 +12,9 @@ from zodist.compare.picture import draw
 from zodist.compare.plan import make_plan
 from zodist.compare.table import Row, markdown, notes_of, rich_table, rows_of
 from zodist.compare.workers import shares
-from zodist.config.settings import load
+from zodist.config import load
 from zodist.errors import ConfigError
-from zodist.journal.metrics import write_whole
+from zodist.journal import write_whole
 
 TABLE = "table.md"
 

@@ -11,7 +11,7 @@ from zodist.compare.plan import MEZO, folder_of
 from zodist.compare.results import Line, Mean, mean, seconds
 from zodist.compare.table import Row
 from zodist.errors import JournalError
-from zodist.journal.metrics import read_lines
+from zodist.journal import read_lines
 
 PICTURE = "compare.png"
 COLOURED = 10  # colours that are told apart; of more rows these, and MeZO, are shown in colour

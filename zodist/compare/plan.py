@@ -24,9 +24,20 @@ from pydantic import Field, ValidationError
 
 from zodist.compare import cost
 from zodist.compare.cost import Cost
+from zodist.config import (
+    Config,
+    Finite,
+    Method,
+    Places,
+    Rule,
+    Section,
+    Text,
+    nearest,
+    sentence,
+    unknown_key,
+    unknown_section,
+)
 from zodist.config import settings as settings
-from zodist.config.errors import Places, nearest, sentence, unknown_key, unknown_section
-from zodist.config.settings import Config, Finite, Method, Rule, Section, Text
 from zodist.errors import ConfigError
 from zodist.methods import METHODS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zodist.compare.plan import Planned
-from zodist.journal.metrics import read_lines
+from zodist.journal import read_lines
 
 RESULTS, FAILED = "results.jsonl", "failed.json"
 SCORES = ("accuracy", "calibrated", "loss")

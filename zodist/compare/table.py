@@ -11,7 +11,7 @@ from zodist.compare.contest import Standing
 from zodist.compare.plan import Plan, rounded
 from zodist.compare.results import Line, Mean, mean
 from zodist.compare.workers import BEFORE
-from zodist.journal.metrics import read_lines
+from zodist.journal import read_lines
 
 COLUMNS = (
     "method",

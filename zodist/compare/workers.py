@@ -25,8 +25,8 @@ import numpy as np
 from zodist.compare.plan import Planned
 from zodist.compare.results import FAILED
 from zodist.errors import ZodistError
-from zodist.exchange.threads import budget, prepare_environment
-from zodist.journal.metrics import read_lines, write_whole
+from zodist.exchange import budget, prepare_environment
+from zodist.journal import read_lines, write_whole
 
 BEFORE = "before.jsonl"
 Answer = dict[str, str]
@@ -43,7 +43,7 @@ class Desk:
     def run(self, text: str, folder: Path) -> Answer:
         """Train what a config file's text says; its run.folder is ``folder``."""
         from zodist.config import settings as settings
-        from zodist.run.train import train
+        from zodist.run import train
 
         path = folder / "config.toml"
         try:
@@ -76,7 +76,7 @@ class Desk:
     def _lend(self, config: Any) -> Any:
         """The loaded model, with the base weights, and the task."""
         from zodist.models import params
-        from zodist.run.assemble import load
+        from zodist.run import load
 
         if self._loaded is None:
             self._loaded = load(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zodist.config import adapter, objective, shard
-from zodist.step.robust import LEAST_LANES
+from zodist.step import LEAST_LANES
 
 if TYPE_CHECKING:
     from zodist.config.settings import Config

@@ -24,8 +24,7 @@ from zodist.config.errors import Places, nearest, sentence, shown, unknown_key, 
 from zodist.config.section import Count, Expression, Finite, Positive, Section, Text
 from zodist.config.text import key_text, value_text
 from zodist.errors import ConfigError
-from zodist.step.robust import Clip
-from zodist.step.shaping import Shaping
+from zodist.step import Clip, Shaping
 
 
 class Run(Section):
@@ -328,9 +327,7 @@ def validate(tables: Mapping[str, Any], path: Path, places: Places) -> Config:
 
 def _settings_type(tables: Mapping[str, Any], places: Places) -> type[BaseModel]:
     """The Settings model of the method that the tables name."""
-    from zodist.methods import (
-        METHODS,  # here, because reading a method's module costs time and this file is read first
-    )
+    from zodist.methods import METHODS
 
     table = tables.get("method", {})
     name = table.get("name", "mezo") if isinstance(table, dict) else "mezo"

@@ -19,8 +19,7 @@ import torch
 
 from zodist import noise
 from zodist.directions.param import KINDS, Param, as_words
-from zodist.kernels.cpu import SMALL
-from zodist.kernels.device import Kernels
+from zodist.kernels import SMALL, Kernels
 
 
 class Term(NamedTuple):

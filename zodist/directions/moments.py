@@ -16,8 +16,7 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
 from zodist.directions.param import Param
-from zodist.kernels.cpu import SMALL
-from zodist.kernels.device import Kernels
+from zodist.kernels import SMALL, Kernels
 
 
 class Recent:

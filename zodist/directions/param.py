@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from zodist.kernels.device import HOST, Kernels
-from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
+from zodist.kernels import BFLOAT16, FLOAT16, FLOAT32, HOST, Kernels
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 

@@ -21,7 +21,7 @@ from zodist import noise
 from zodist.directions.direction import Cache, Combination, LaidFused, Law
 from zodist.directions.matrix import LaidRows
 from zodist.directions.param import Param
-from zodist.kernels.cpu import SMALL
+from zodist.kernels import SMALL
 
 
 def code_bits(rows: int, columns: int) -> tuple[int, int]:

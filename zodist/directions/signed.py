@@ -17,7 +17,7 @@ from zodist import noise
 from zodist.directions.direction import Cache, Combination, Law
 from zodist.directions.matrix import NO_WORDS, LaidRows
 from zodist.directions.param import KINDS, Param, as_words
-from zodist.kernels.cpu import SMALL
+from zodist.kernels import SMALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,3 +20,7 @@ worker is dead, stopped or slow is offered again after a deadline.  Who computed
     shared_line.py  a shard group's line to the store
     catch_up.py     how a worker that joins gets to the present: snapshot or replay
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

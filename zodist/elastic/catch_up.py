@@ -13,8 +13,7 @@ from pathlib import Path
 from zodist.elastic.team import Team
 from zodist.errors import JournalEnd
 from zodist.journal import snapshot
-from zodist.step.fold import Replayed, Replica
-from zodist.step.records import Entry
+from zodist.step import Entry, Replayed, Replica
 
 _MEASURED_STEPS = 2
 _PIECE = 16 << 20

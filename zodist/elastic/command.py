@@ -26,8 +26,8 @@ def supervise(
     who can reach it are trusted, or with exchange.key_file.
     """
     stopping.listen()
-    from zodist.config.settings import load
-    from zodist.elastic.supervisor import supervise as serve
+    from zodist.config import load
+    from zodist.elastic.supervisor import serve
 
     settings = load(config, overrides or ())
     steps = serve(settings, bind, port, lambda text: typer.echo(text, err=True), typer.echo)

@@ -9,20 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.elastic.catch_up import catch_up
 from zodist.elastic.keys import What, hexadecimal
 from zodist.elastic.secret import read_secret
 from zodist.elastic.team import Team
 from zodist.elastic.worker import Worker
 from zodist.errors import SnapshotError
-from zodist.exchange.crew import Begun, Make, Measure, Rebuild
+from zodist.exchange import Begun, Make, Measure, Rebuild
+from zodist.journal import JOURNAL, snapshot
 from zodist.journal import format as journal_format
-from zodist.journal import snapshot
-from zodist.journal.file import JOURNAL
-from zodist.step import records
-from zodist.step.fold import Asked, Replica
-from zodist.step.records import Entry
+from zodist.step import Asked, Entry, Replica, records
 
 
 class Elastic:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zodist.config.settings import Config, load
+from zodist.config import Config, load
 from zodist.elastic.connection import Connection, Lost
 from zodist.elastic.frames import Refused, Seal
 from zodist.elastic.secret import read_secret

@@ -36,8 +36,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zodist.elastic.frames import Refused
-from zodist.step.groups import Groups
-from zodist.step.records import Entry
+from zodist.step import Entry, Groups
 
 ROUND = "round/"
 _VERDICT = struct.Struct("<IBQ")

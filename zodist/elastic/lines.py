@@ -13,11 +13,10 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.elastic.frames import Refused, Seal
 from zodist.elastic.votes import Votes
-from zodist.journal.metrics import METRICS, TIMINGS, Metrics, Timings, read_lines
-from zodist.journal.scalars import Scalars, require
+from zodist.journal import METRICS, TIMINGS, Metrics, Scalars, Timings, read_lines, require
 
 _EVERY = 10  # steps between lines of timings.jsonl
 

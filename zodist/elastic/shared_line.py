@@ -11,7 +11,7 @@ from typing import Any, final
 
 from zodist.elastic.connection import Connection, Lost
 from zodist.errors import ExchangeError, WorkerLost
-from zodist.exchange.gather import Exchange, share
+from zodist.exchange import Exchange, share
 
 _HEARD = {kind.__name__: kind for kind in (Lost, WorkerLost, ExchangeError)}
 

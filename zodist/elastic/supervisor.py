@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.elastic.attendance import Attendance
 from zodist.elastic.collection import DIFFERS, Collection
 from zodist.elastic.connection import arrived
@@ -32,11 +32,8 @@ from zodist.elastic.traffic import BYTES, SECONDS, Ledger
 from zodist.elastic.votes import Hearing, Votes
 from zodist.errors import ExchangeError, JournalError, Stopped
 from zodist.exchange import stopping
-from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
-from zodist.journal.format import is_torn_header
-from zodist.journal.metrics import write_whole
-from zodist.step import records
-from zodist.step.records import Entry
+from zodist.journal import CONFIG, JOURNAL, Journal, is_torn_header, make_folder, write_whole
+from zodist.step import Entry, records
 
 _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")
 _IDLE_S = 0.2
@@ -321,7 +318,7 @@ class Supervisor:
             self._lines.event(self._steps(), f"worker {worker} is told to rebuild: {why}")
 
 
-def supervise(
+def serve(
     config: Config,
     bind: str,
     port: int,

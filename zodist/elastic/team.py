@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import torch
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.elastic.connection import Connection
 from zodist.elastic.keys import ROUND
 from zodist.elastic.shared_line import SharedLine
 from zodist.errors import ConfigError
-from zodist.exchange.gather import Exchange, open_exchange
-from zodist.exchange.together import level
-from zodist.journal.snapshot import Tensors
-from zodist.step.fold import Replica
-from zodist.step.records import Entry
+from zodist.exchange import Exchange, level, open_exchange
+from zodist.journal import Tensors
+from zodist.step import Entry, Replica
 
 if TYPE_CHECKING:
-    from zodist.shard.shards import Shards
+    from zodist.shard import Shards
 
 Make = Callable[[int], bytes]
 _SECONDS = struct.Struct("<d")
@@ -141,7 +139,7 @@ def team_of(config: Config) -> Iterator[Team]:
     if config.shard.kind == "none":
         yield Alone()
         return
-    from zodist.shard.shards import Shards
+    from zodist.shard import Shards
 
     # While the first process waits for the supervisor the others wait for it, and it is to give up before them.
     with closing(open_exchange("auto", 2 * config.exchange.timeout_s)) as exchange:

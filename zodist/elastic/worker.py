@@ -22,9 +22,9 @@ from zodist.elastic.team import Alone, Make, Team
 from zodist.elastic.traffic import Traffic
 from zodist.elastic.votes import differs
 from zodist.errors import ExchangeError, JournalError, WorkerLost
-from zodist.exchange.crew import Rebuild
+from zodist.exchange import Rebuild
 from zodist.journal import format as journal_format
-from zodist.step.records import Entry
+from zodist.step import Entry
 
 _SLICE_S = 2.0
 _BATCH_S = 0.05  # seconds of work that are claimed at once

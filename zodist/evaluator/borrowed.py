@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zodist.directions.param import Param, storage_of
+from zodist.directions import Param, storage_of
 from zodist.errors import ModelError
 from zodist.evaluator.frame import Frame
 from zodist.evaluator.leaves import Forward, kind_of

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zodist.directions.direction import Combination, Law
-from zodist.directions.param import Param
+from zodist.directions import Combination, Law, Param
 from zodist.errors import ModelError
 from zodist.evaluator import per_example
 from zodist.evaluator.borrowed import foreign, refusal, stand_in, trained

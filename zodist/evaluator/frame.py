@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from zodist.directions.direction import Cache, Combination, Laid, Law
-from zodist.directions.param import Param
+from zodist.directions import Cache, Combination, Laid, Law, Param
 from zodist.errors import ModelError
 from zodist.evaluator.ragged import Ragged
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zodist.directions.direction import Combination
+from zodist.directions import Combination
 from zodist.evaluator import sampling
-from zodist.tasks.task import left_padded
+from zodist.tasks import left_padded
 
 if TYPE_CHECKING:
     from zodist.evaluator.forward import Evaluator

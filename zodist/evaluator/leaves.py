@@ -15,8 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from zodist.directions.matrix import LaidLowRank
-from zodist.directions.param import Param
+from zodist.directions import LaidLowRank, Param
 from zodist.errors import ModelError
 from zodist.evaluator.frame import Frame
 from zodist.evaluator.ragged import Ragged

@@ -17,10 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from zodist.directions.matrix import matrix_shape
-from zodist.directions.param import Param
-from zodist.directions.rank_one import LaidRankOne
-from zodist.directions.signed import LaidSigned
+from zodist.directions import LaidRankOne, LaidSigned, Param, matrix_shape
 from zodist.errors import ModelError
 from zodist.evaluator.frame import Frame
 from zodist.evaluator.leaves import Forward, Lookup, multiplies

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zodist.directions.param import Param
+from zodist.directions import Param
 from zodist.errors import ModelError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zodist.directions.direction import Combination
+from zodist.directions import Combination
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.generate import Manner, Opened, Texts, write
 from zodist.evaluator.sampling import Address

@@ -19,7 +19,7 @@ import torch
 from numba import njit
 
 from zodist import noise
-from zodist.kernels.tile import philox_blocks, u64
+from zodist.kernels import philox_blocks, u64
 
 
 @dataclass(frozen=True, slots=True)

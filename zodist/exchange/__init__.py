@@ -1,1 +1,5 @@
 """Who works with whom, and what they tell each other."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

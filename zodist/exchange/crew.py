@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from zodist.step.fold import Asked, Replica
-from zodist.step.records import Entry
+from zodist.step import Asked, Entry, Replica
 
 Measure = Callable[[int], np.ndarray]
 Make = Callable[[int], bytes]

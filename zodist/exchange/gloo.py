@@ -18,7 +18,7 @@ from zodist.errors import ExchangeError
 from zodist.exchange.frames import FramedExchange
 from zodist.exchange.meeting import meet
 
-_DIRECT_BYTES = 1 << 20  # of the frames of all workers, the most that is copied for each
+DIRECT_BYTES = 1 << 20  # of the frames of all workers, the most that is copied for each
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -58,7 +58,7 @@ class TorchExchange(FramedExchange):
         super().__init__(worker, workers, timeout_s)
 
     def _buffers(self) -> None:
-        self._direct = self._all.nbytes <= _DIRECT_BYTES
+        self._direct = self._all.nbytes <= DIRECT_BYTES
         self._copies = np.zeros_like(self._all) if self._direct else self._own
         self._send, self._receive = torch.from_numpy(self._copies), torch.from_numpy(self._all)  # views
 

@@ -14,19 +14,27 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.errors import ExchangeError, JournalError
 from zodist.exchange.crew import Begun, Make, Measure
 from zodist.exchange.gather import AllGather, Exchange, collect, share
+from zodist.journal import (
+    CONFIG,
+    JOURNAL,
+    METRICS,
+    TIMINGS,
+    Journal,
+    Metrics,
+    Scalars,
+    Timings,
+    make_folder,
+    require,
+    snapshot,
+    write_whole,
+)
 from zodist.journal import format as journal_format
-from zodist.journal import snapshot
-from zodist.journal.file import CONFIG, JOURNAL, Journal, make_folder
-from zodist.journal.metrics import METRICS, TIMINGS, Metrics, Timings, write_whole
-from zodist.journal.scalars import Scalars, require
 from zodist.report import plot as draw
-from zodist.step import records
-from zodist.step.fold import Asked, Replayed, Replica
-from zodist.step.records import Entry
+from zodist.step import Asked, Entry, Replayed, Replica, records
 
 
 class Parts(Protocol):

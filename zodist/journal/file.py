@@ -27,7 +27,7 @@ from zodist.journal.format import (
     place,
     run_id,
 )
-from zodist.step.records import Entry
+from zodist.step import Entry
 
 JOURNAL, CONFIG = "journal.jsonl", "config.toml"  # of a run folder
 

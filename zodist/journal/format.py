@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from zodist.errors import JournalError
-from zodist.step.records import Entry
+from zodist.step import Entry
 
 FORMAT = "zodist-journal/1"
 FIRST_STEP = 0

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from zodist.config.settings import Config, Output
+from zodist.config import Config, Output
 from zodist.errors import ConfigError, JournalError
 
 FOLDER = "tensorboard"

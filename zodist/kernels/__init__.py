@@ -12,6 +12,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import lazy_loader
 import numba
 
 
@@ -30,3 +31,5 @@ if "NUMBA_CACHE_DIR" not in os.environ:  # the user's own choice stands
         numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]  # before any kernel is declared
     except OSError:
         pass  # a home that cannot be written: numba chooses a place, or compiles anew in every process
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

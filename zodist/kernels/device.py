@@ -15,7 +15,7 @@ import torch
 from zodist.errors import ModelError
 from zodist.kernels import cpu, low_rank, matrix, moments, outer, rules
 
-OLDEST_TRITON = (3, 6)  # tests/test_cuda_compile.py fails on 3.5 and earlier
+OLDEST_TRITON = (3, 6)  # tests/kernels/test_cuda_compile.py fails on 3.5 and earlier
 Forms = tuple[Callable[..., Any], Callable[..., Any]]
 
 

@@ -32,11 +32,10 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense, Dressed
-from zodist.directions.param import Param
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.directions import Combination, Dense, Dressed, Param
 from zodist.methods.blocks import block_of, draw, inclusion
 from zodist.methods.claims import Gradients, Moments, averaged
+from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
 
 EVERY, LOW, HIGH, MIX, SMOOTH = 20, 0.1, 0.8, 0.7, 0.1  # of the adaptive budget, as in the port

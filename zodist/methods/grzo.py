@@ -24,11 +24,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Combination
-from zodist.directions.param import Param
-from zodist.directions.signed import Signed
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.directions import Combination, Param, Signed
 from zodist.methods.claims import Gradients, Moments, dense, root_chi
+from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 
 

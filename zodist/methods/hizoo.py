@@ -30,10 +30,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense, Dressed
-from zodist.directions.param import Param
+from zodist.directions import Combination, Dense, Dressed, Param
 from zodist.kernels import cpu, state
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
 
 

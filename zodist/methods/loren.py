@@ -27,13 +27,10 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense
-from zodist.directions.matrix import Projected, matrix_shape
-from zodist.directions.param import Param
-from zodist.kernels import cpu, matrix
-from zodist.kernels.linalg import dot16
-from zodist.methods import Method, Outcome, Settings, Step
+from zodist.directions import Combination, Dense, Param, Projected, matrix_shape
+from zodist.kernels import cpu, dot16, matrix
 from zodist.methods.claims import Gradients, Moments, left_out
+from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
 

@@ -21,12 +21,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense, LaidDense, Law
-from zodist.directions.matrix import matrix_shape, shared_tables
-from zodist.directions.param import Param
-from zodist.kernels import cpu, sketch
-from zodist.kernels.linalg import dot16
-from zodist.methods import Method, Outcome, Settings, Step
+from zodist.directions import Cache, Combination, Dense, LaidDense, Law, Param, matrix_shape, shared_tables
+from zodist.kernels import cpu, dot16, sketch
+from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
 

@@ -27,11 +27,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense, Law
-from zodist.directions.moments import Ratio, Recent
-from zodist.directions.param import Param
-from zodist.methods import Method, Settings, Step
+from zodist.directions import Combination, Dense, Law, Param, Ratio, Recent
 from zodist.methods.claims import Gradients, Moments, dense
+from zodist.methods.method import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from zodist.directions.direction import Combination
-from zodist.methods import Probe
+from zodist.directions import Combination
+from zodist.methods.method import Probe
 
 
 def one_sided(names: np.ndarray, signs: np.ndarray, eps: float, *, clean: bool = False) -> tuple[Probe, ...]:

@@ -30,12 +30,20 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
-from zodist.directions.matrix import LowRank, matrix_shape, shared_tables
-from zodist.directions.param import Param
-from zodist.kernels import cpu, sketch
-from zodist.kernels.linalg import dot16, matmul, matmul_tn, orthonormalise
-from zodist.methods import Method, Settings, Step
+from zodist.directions import (
+    Cache,
+    Combination,
+    Dense,
+    Laid,
+    Law,
+    LowRank,
+    Param,
+    coded_tables,
+    matrix_shape,
+    shared_tables,
+)
+from zodist.kernels import cpu, dot16, matmul, matmul_tn, orthonormalise, sketch
+from zodist.methods.method import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 

@@ -31,10 +31,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Combination, Dense
-from zodist.directions.param import Param
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.directions import Combination, Dense, Param
 from zodist.methods.claims import Gradients, Moments, averaged, size
+from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, slopes
 

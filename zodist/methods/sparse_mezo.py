@@ -23,11 +23,10 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Dense, Dressed, Law
-from zodist.directions.param import Param
+from zodist.directions import Dense, Dressed, Law, Param
 from zodist.errors import ModelError
-from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments, dense
+from zodist.methods.method import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 

@@ -28,12 +28,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense, Law
-from zodist.directions.matrix import LowRank, factor, matrix_shape
-from zodist.directions.param import Param
+from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, factor, matrix_shape
 from zodist.kernels import linalg
-from zodist.methods import Method, Settings, Step
 from zodist.methods.claims import Gradients, Moments
+from zodist.methods.method import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided

@@ -31,12 +31,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense, Law, Stored
-from zodist.directions.matrix import LowRank, factor
-from zodist.directions.param import Param
-from zodist.directions.quotient import Quotient
-from zodist.methods import Method, Outcome, Settings, Step
+from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Quotient, Stored, factor
 from zodist.methods.claims import Gradients, Moments
+from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
 from zodist.methods.two_sided import two_sided

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense
-from zodist.directions.matrix import factor, matrix_shape
-from zodist.directions.param import Param
+from zodist.directions import Cache, Combination, Dense, Param, factor, matrix_shape
 from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from zodist.directions.direction import Combination
-from zodist.methods import Outcome, Probe, Step
+from zodist.directions import Combination
+from zodist.methods.method import Outcome, Probe, Step
 from zodist.methods.steps import StepSeeds, slopes
 
 

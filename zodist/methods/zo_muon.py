@@ -30,11 +30,9 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense, Law, Recalled
-from zodist.directions.matrix import LowRank, factor, matrix_shape
-from zodist.directions.param import Param
+from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Recalled, factor, matrix_shape
 from zodist.kernels import linalg
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, shares
 

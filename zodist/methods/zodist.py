@@ -25,12 +25,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from zodist.directions.direction import Combination
-from zodist.directions.matrix import matrix_shape
-from zodist.directions.param import Param
-from zodist.directions.rank_one import RankOne, code_bits, code_signs
-from zodist.methods import Method, Outcome, Probe, Settings, Step
+from zodist.directions import Combination, Param, RankOne, code_bits, code_signs, matrix_shape
 from zodist.methods.claims import Gradients, Moments, root_chi, size
+from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 
 

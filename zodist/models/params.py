@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from zodist.directions.param import KINDS, Param, address
+from zodist.directions import KINDS, Param, address
 from zodist.errors import ModelError
-from zodist.kernels.device import kernels_of
+from zodist.kernels import kernels_of
 
 
 def collect(model: torch.nn.Module, pattern: str = "", *, master: bool = False) -> list[Param]:

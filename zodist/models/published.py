@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zodist.config.names import PACKAGED
+from zodist.config import PACKAGED
 from zodist.errors import ModelError
 from zodist.models.load import packaged
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zodist.config.adapter import Quantise
-from zodist.directions.param import Param, storage_of
+from zodist.config import Quantise
+from zodist.directions import Param, storage_of
 from zodist.errors import ModelError
 
 

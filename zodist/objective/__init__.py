@@ -10,3 +10,7 @@ be differentiable: a method only ever sees values, and the journal has them, so 
 workers are as they are for a loss.  Words are drawn by numbers that have an address (zodist.evaluator.sampling), the same at all points
 of a probe.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,22 +11,25 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions.direction import Combination
+from zodist.directions import Combination
 from zodist.errors import TaskError
-from zodist.evaluator.generate import Manner, Opened, Texts, write
-from zodist.evaluator.reader import Weights
+from zodist.evaluator import Manner, Opened, Texts, Weights, write
 from zodist.objective.judged import JudgedTask, opened
-from zodist.tasks import Task
-from zodist.tasks.choice import ChoiceTask
-from zodist.tasks.classification import ClassificationTask
-from zodist.tasks.generation import GenerationTask
-from zodist.tasks.score import Score, accuracy, macro_f1
-from zodist.tasks.task import Example
-from zodist.tasks.writing import WritingTask
+from zodist.tasks import (
+    ChoiceTask,
+    ClassificationTask,
+    Example,
+    GenerationTask,
+    Score,
+    Task,
+    WritingTask,
+    accuracy,
+    macro_f1,
+)
 
 if TYPE_CHECKING:
-    from zodist.config.settings import Config
-    from zodist.evaluator.forward import Evaluator
+    from zodist.config import Config
+    from zodist.evaluator import Evaluator
     from zodist.methods import Probe
 
 Pieces = Sequence[Sequence[Example]]

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from zodist import noise
 from zodist.errors import TaskError
-from zodist.evaluator.sampling import Address
+from zodist.evaluator import Address
 from zodist.objective.reward import Reward, Written, reward_of
-from zodist.tasks.score import Score, mean
-from zodist.tasks.task import Batch, Example, Reader, Task
-from zodist.tasks.writing import WritingTask
+from zodist.tasks import Batch, Example, Reader, Score, Task, WritingTask, mean
 
 if TYPE_CHECKING:
-    from zodist.config.settings import Config
+    from zodist.config import Config
 
 _EVALUATION = 0xFFFFFFFF  # stands where a step's data lane does
 

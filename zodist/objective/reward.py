@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zodist.config.objective import Objective
+from zodist.config import Objective
 from zodist.errors import ObjectiveError
 from zodist.objective.command import Command
 

@@ -14,3 +14,7 @@ arithmetic that can be checked by hand.
     wall.py         efficiency against workers for four kinds of populations
     against.py      predictions beside measured cells
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

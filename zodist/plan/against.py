@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from zodist.errors import ConfigError
-from zodist.journal.metrics import read_lines
+from zodist.journal import read_lines
 from zodist.plan.calibration import Calibration, Link
 from zodist.plan.cost import Job, cost
 from zodist.plan.first_order import step_s, ways

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zodist.compare.cost import rounds_of_steps
-from zodist.config.settings import Method
+from zodist.compare import rounds_of_steps
+from zodist.config import Method
 from zodist.errors import ConfigError
 from zodist.methods import METHODS
 

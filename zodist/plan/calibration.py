@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zodist.errors import ConfigError
-from zodist.journal.metrics import write_whole
+from zodist.journal import write_whole
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}

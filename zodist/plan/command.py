@@ -203,9 +203,7 @@ def _calibrated(threads: int) -> Any:
     """This machine's rates; None on all workers but the first."""
     from contextlib import closing
 
-    from zodist.exchange.gather import open_exchange
-    from zodist.exchange.launcher import start
-    from zodist.exchange.threads import budget, cores
+    from zodist.exchange import budget, cores, open_exchange, start
     from zodist.plan.measure import calibrate
 
     with closing(open_exchange("auto", 300.0)) as exchange:

@@ -18,7 +18,7 @@ from typing import Literal
 from zodist.plan.calibration import BYTES, Calibration, Link
 from zodist.plan.shapes import Shape
 from zodist.plan.skew import wait_share
-from zodist.step.records import record_bytes
+from zodist.step import record_bytes
 
 Coupling = Literal["walsh", "independent", "low-rank"]
 COUPLINGS: tuple[Coupling, ...] = ("walsh", "independent", "low-rank")

@@ -19,27 +19,22 @@ import torch
 import torch.nn.functional as F
 
 from zodist import noise
-from zodist.bench.exchange import measure_exchange
-from zodist.bench.machine import describe
-from zodist.bench.noise import DTYPES, EPS, SEED
-from zodist.bench.rounds import seconds
-from zodist.bench.variants import Bench, Settings
-from zodist.config.settings import Rule
-from zodist.directions.direction import Combination, Dense
-from zodist.directions.param import Param, address
-from zodist.exchange.gather import Exchange
-from zodist.exchange.threads import cores, set_threads
-from zodist.journal.file import Journal
-from zodist.methods.steps import StepSeeds
+from zodist.bench import EPS, MEASURED, Bench, Settings, describe, measure_exchange, seconds
+from zodist.config import Rule
+from zodist.directions import Combination, Dense, Param, address
+from zodist.exchange import Exchange, cores, set_threads
+from zodist.journal import Journal
+from zodist.methods import StepSeeds
+from zodist.models import DTYPES
 from zodist.plan.calibration import Calibration, Link, Pace
 from zodist.plan.shapes import shape_of
-from zodist.step.records import Entry
-from zodist.step.rules import RULES
+from zodist.step import RULES, Entry
 
 NUMBERS, SLICE = (
     1 << 22,
     1 << 20,
 )  # of the tensor that noise is measured on, and of one perturbed copy: about a layer
+SEED = 1 << 16  # its low 16 bits are its Walsh code
 SEEDS = 5  # independent directions beside one
 ROWS, INNER, OUTER = (16, 64, 256, 1024), 1024, 1024  # of the products
 ROUNDS, STREAM = 100, 1 << 20  # rounds of records; bytes of each of the longer ones
@@ -52,11 +47,11 @@ def calibrate(threads: int, exchange: Exchange, repeats: int = 5) -> Calibration
     """
     set_threads(threads)
     with torch.inference_mode():
-        products = {name: _products(dtype, repeats) for name, dtype in DTYPES.items()}
+        products = {name: _products(DTYPES[name], repeats) for name in MEASURED}
         paces = {
-            f"{law}/{name}": _pace(law, dtype, threads > 1, repeats)
+            f"{law}/{name}": _pace(law, DTYPES[name], threads > 1, repeats)
             for law in noise.LAWS
-            for name, dtype in DTYPES.items()
+            for name in MEASURED
         }
         copied = torch.zeros(NUMBERS)
         out = torch.empty_like(copied)
@@ -64,7 +59,7 @@ def calibrate(threads: int, exchange: Exchange, repeats: int = 5) -> Calibration
     calls = _calls(threads)
     touch = {
         name: _touch(name, threads, products[name], paces[f"rademacher/{name}"], calls["call_s"])
-        for name in DTYPES
+        for name in MEASURED
     }
     machine = describe(threads)
     return Calibration(

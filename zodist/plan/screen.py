@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from zodist.bench.line import amount
+from zodist.bench import amount
 from zodist.plan.advice import Split, Verdict
 from zodist.plan.against import PHASES, Compared
 from zodist.plan.cost import Cost, Job

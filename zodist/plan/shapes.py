@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zodist.errors import ModelError
-from zodist.models.published import config_of, unreadable
+from zodist.models import config_of, unreadable
 
 
 @dataclass(frozen=True, slots=True)

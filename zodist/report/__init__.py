@@ -10,6 +10,6 @@ Everything comes from the run folder alone; no model is loaded and no training c
     picture.py    plot.png, drawn at the end of a run
 """
 
-from zodist.report.picture import plot
+import lazy_loader
 
-__all__ = ["plot"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zodist.errors import JournalError
-from zodist.journal.metrics import read_lines
+from zodist.journal import read_lines
 
 
 def plot(folder: Path) -> Path:

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from zodist.errors import JournalError
-from zodist.journal.file import read
-from zodist.journal.metrics import read_lines
-from zodist.step import records
-from zodist.step.records import Entry
+from zodist.journal import read, read_lines
+from zodist.step import Entry, records
 
 DIAGNOSIS = "diagnose.json"
 

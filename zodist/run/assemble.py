@@ -15,36 +15,20 @@ import transformers
 
 from zodist import __version__, noise
 from zodist.adapter import attached
-from zodist.config.settings import Config
-from zodist.directions.param import Param
+from zodist.config import Config
+from zodist.directions import Param
 from zodist.errors import ModelError, TaskError
-from zodist.evaluator import packing
-from zodist.evaluator.forward import Evaluator
-from zodist.evaluator.grouping import fitting
-from zodist.evaluator.prefix import FrozenPrefix
-from zodist.evaluator.sharing import Gather
-from zodist.exchange.launcher import start
-from zodist.exchange.threads import cores
-from zodist.methods import METHODS, Probe
-from zodist.methods.steps import StepSeeds
-from zodist.models import params
-from zodist.models.load import device_of, load_model
-from zodist.models.quantise import quantise_
-from zodist.objective.aim import Objective, objective_of
-from zodist.objective.judged import judged
-from zodist.objective.reward import Reward
+from zodist.evaluator import Evaluator, FrozenPrefix, Gather, fitting, packing
+from zodist.exchange import cores, start
+from zodist.methods import METHODS, Probe, StepSeeds
+from zodist.models import DTYPES, device_of, load_model, params, quantise_
+from zodist.objective import Objective, Reward, judged, objective_of
 from zodist.run.evaluate import evaluate
-from zodist.step.fold import Replica
-from zodist.step.lanes import examples
-from zodist.step.rules import RULES
-from zodist.tasks import Batch, Task, load_task
-from zodist.tasks.score import Score
-from zodist.tasks.task import Example
+from zodist.step import RULES, Replica, examples
+from zodist.tasks import Batch, Example, Score, Task, load_task
 
 if TYPE_CHECKING:
-    from zodist.shard.shards import Shards
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    from zodist.shard import Shards
 
 
 @dataclass(frozen=True, eq=False, slots=True)

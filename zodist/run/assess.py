@@ -6,18 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.errors import ConfigError, SnapshotError, TaskError
-from zodist.exchange.gather import collect
-from zodist.exchange.launcher import start
-from zodist.exchange.threads import budget, cores, set_threads
+from zodist.exchange import budget, collect, cores, set_threads, start
 from zodist.journal import snapshot
 from zodist.run.assemble import Parts, load, load_parts
 from zodist.run.evaluate import evaluate
 from zodist.run.replay import check, fold, open_run
-from zodist.shard.joined import joined
-from zodist.step.average import Average
-from zodist.tasks.score import Score
+from zodist.shard import joined
+from zodist.step import Average
+from zodist.tasks import Score
 
 
 def assess(

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from zodist.config.portable import on_hub, portable
-from zodist.config.settings import Config
+from zodist.config import Config, on_hub, portable
 from zodist.methods import METHODS
 from zodist.models import params
-from zodist.report.units import amount
-from zodist.step import records
-from zodist.step.fold import Replica
-from zodist.step.records import Entry
+from zodist.report import amount
+from zodist.step import Entry, Replica, records
 
 _SPAN = 50  # steps at each end whose losses are averaged
 # Title, and the names of value and standard error in metrics.jsonl.

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from zodist.directions.param import Param
+from zodist.directions import Param
 from zodist.errors import JournalError, TaskError
-from zodist.exchange.threads import budget, set_threads
+from zodist.exchange import budget, set_threads
 from zodist.run.assemble import load_parts
 from zodist.run.replay import open_run
-from zodist.step.fold import Replayed
+from zodist.step import Replayed
 from zodist.tasks import Task
 
 

@@ -10,12 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from zodist.evaluator.forward import Evaluator
-from zodist.evaluator.reader import Weights
-from zodist.evaluator.sharing import Gather
-from zodist.tasks import Task
-from zodist.tasks.score import Score
-from zodist.tasks.task import Example
+from zodist.evaluator import Evaluator, Gather, Weights
+from zodist.tasks import Example, Score, Task
 
 PIECE = 32  # examples per forward: fixed, since the last bits of a score depend on who shares its forward
 TOKENS = 8192  # of a forward, padding included; an example may be larger

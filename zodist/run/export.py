@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from zodist.adapter import save
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.errors import ModelError
-from zodist.journal.format import Contents
+from zodist.journal import Contents
 from zodist.run.card import Facts, card
-from zodist.step.fold import Replica
+from zodist.step import Replica
 
 CARD = "README.md"
 

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from zodist.methods import Outcome
-from zodist.report.units import amount
-from zodist.tasks.score import Score
+from zodist.report import amount
+from zodist.tasks import Score
 
 EVERY_S = 10.0  # seconds between plain lines
 

@@ -11,19 +11,15 @@ import torch
 
 from zodist import noise
 from zodist.adapter import attached
-from zodist.config.settings import Config, load
+from zodist.config import Config, load
 from zodist.errors import JournalEnd, JournalError, ModelError
+from zodist.journal import CONFIG, JOURNAL, METRICS, read, read_lines, snapshot
 from zodist.journal import format as journal_format
-from zodist.journal import snapshot
-from zodist.journal.file import CONFIG, JOURNAL, read
-from zodist.journal.metrics import METRICS, read_lines
-from zodist.models import params
-from zodist.models.load import load_model
+from zodist.models import DTYPES, load_model, params
 from zodist.run import early
-from zodist.run.assemble import DTYPES, replica_of
+from zodist.run.assemble import replica_of
 from zodist.run.export import export
-from zodist.step.average import Average
-from zodist.step.fold import Replayed, Replica
+from zodist.step import Average, Replayed, Replica
 
 
 @dataclass(frozen=True, slots=True)

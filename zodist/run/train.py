@@ -11,24 +11,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from zodist.config.settings import Config
+from zodist.config import Config
 from zodist.errors import JournalError, Stopped, TaskError
-from zodist.exchange import stopping
-from zodist.exchange.crew import Begun, Crew, Rebuild
-from zodist.exchange.launcher import start
-from zodist.exchange.threads import budget, cores, set_threads
-from zodist.exchange.together import Together
+from zodist.exchange import Begun, Crew, Rebuild, Together, budget, cores, set_threads, start, stopping
 from zodist.methods import Probe
 from zodist.run import early
 from zodist.run.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.run.progress import Progress
-from zodist.shard.joined import joined
-from zodist.step.fold import Live, Replayed
-from zodist.step.records import Entry
-from zodist.tasks.score import Score
+from zodist.shard import joined
+from zodist.step import Entry, Live, Replayed
+from zodist.tasks import Score
 
 if TYPE_CHECKING:
-    from zodist.shard.shards import Shards
+    from zodist.shard import Shards
 
 MakeParts = Callable[[Begun], Parts]
 
@@ -76,8 +71,7 @@ def _crew(
 ) -> Iterator[tuple[Crew, Shards | None]]:
     """The workers of the run, as [exchange] says, and the model in parts, where [shard] says so."""
     if config.exchange.kind == "store":
-        from zodist.elastic.crew import Elastic
-        from zodist.elastic.team import team_of
+        from zodist.elastic import Elastic, team_of
 
         with team_of(config) as team, closing(Elastic(config, progress.say, team)) as elastic:
             yield elastic, team.shards

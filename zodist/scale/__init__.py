@@ -17,3 +17,7 @@ allocation, as they are.  zodist and four other ways to train run on the same mo
     picture.py     plots
     crossover.py   who reaches a loss first
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zodist.errors import ConfigError
-from zodist.exchange.launcher import start
-from zodist.exchange.threads import cores
+from zodist.exchange import cores, start
 from zodist.scale.cell import Cell
 from zodist.scale.counters import LOOPBACK
 from zodist.scale.sweep import Results
@@ -30,7 +29,7 @@ def sweep_allocation(
     """
     import torch.distributed as dist
 
-    from zodist.exchange.gather import open_exchange, share
+    from zodist.exchange import open_exchange, share
 
     begun = start(cores())
     fitting = [cell for cell in cells if cell.workers == begun.workers and not cell.link.shaped]

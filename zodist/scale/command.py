@@ -57,7 +57,7 @@ def scale(
     root, or with --loopback, the workers share loopback and nothing is shaped.  Under torchrun or Slurm the machines are
     taken as they are.  Writes cells.jsonl and, as PNG and SVG, step.png, efficiency.png, bytes.png and crossover.png.
     """
-    from zodist.exchange.launcher import start
+    from zodist.exchange import start
     from zodist.methods import METHODS
     from zodist.scale.cell import Cell, Link, grid
     from zodist.scale.network import missing

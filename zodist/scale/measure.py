@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from zodist import __version__
-from zodist.exchange.gather import Exchange, share
-from zodist.exchange.threads import cores
-from zodist.plan.asking import asked_of
-from zodist.plan.measure import rounds_s
+from zodist.exchange import Exchange, cores, share
+from zodist.plan import asked_of, rounds_s
 from zodist.scale.cell import Cell
 from zodist.scale.counters import LOOPBACK, counted
 from zodist.scale.replicated import method_of

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from zodist.bench.variants import LR, SEED
-from zodist.config.settings import Method, Rule
-from zodist.evaluator.forward import Evaluator
-from zodist.exchange.gather import Exchange
-from zodist.exchange.together import Rounds
-from zodist.journal.file import Journal
+from zodist.bench import LR, SEED
+from zodist.config import Method, Rule
+from zodist.evaluator import Evaluator
+from zodist.exchange import Exchange, Rounds
+from zodist.journal import Journal
 from zodist.methods import METHODS, Probe
-from zodist.models.params import collect
+from zodist.models import collect
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of
-from zodist.step.fold import Live, Replica
-from zodist.step.rules import RULES
+from zodist.step import RULES, Live, Replica
 
 
 def method_of(cell: Cell) -> Method:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zodist.errors import ExchangeError
-from zodist.journal.file import make_folder
-from zodist.journal.metrics import read_lines
+from zodist.journal import make_folder, read_lines
 from zodist.scale.cell import Cell, Link
 from zodist.scale.crew import Crew
 from zodist.scale.network import Loopback, Namespaces, Network

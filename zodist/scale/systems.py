@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.bench.variants import DTYPES, SEED, RandomBatch, Settings
-from zodist.directions.param import address
-from zodist.exchange.gather import Exchange
+from zodist.bench import SEED, RandomBatch, Settings
+from zodist.directions import address
+from zodist.exchange import Exchange
+from zodist.models import DTYPES
 from zodist.scale.cell import Cell
 
 COLUMNS = 2  # vocabulary entries in the loss
@@ -68,7 +69,7 @@ class Nested(System, Protocol):
 def load(name: str, dtype: str) -> Any:
     """The model of a cell.  Random weights have addresses, so every worker has the same."""
     if name != RANDOM:
-        from zodist.models.load import load_model
+        from zodist.models import load_model
 
         return load_model(name, DTYPES[dtype], "sdpa")[0]
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from zodist.exchange.threads import prepare_environment
+from zodist.exchange import prepare_environment
 
 MEET_S = 600.0  # a step over a slow link takes long
 
@@ -46,7 +46,7 @@ class Worker:
         """Connect to the others: zodist's exchange, and torch's default group for the other systems."""
         import torch.distributed as dist
 
-        from zodist.exchange.gather import open_exchange
+        from zodist.exchange import open_exchange
 
         if int(os.environ["RANK"]) != 0:
             self._leave()
@@ -64,8 +64,8 @@ class Worker:
 
     def cell(self, cell: dict[str, Any], steps: int, warmup: int, limit_s: float) -> dict[str, Any]:
         """A cell's figures, with the shape of its model."""
-        from zodist.exchange.threads import set_threads
-        from zodist.plan.shapes import shape_of
+        from zodist.exchange import set_threads
+        from zodist.plan import shape_of
         from zodist.scale.cell import Cell
         from zodist.scale.measure import measure
         from zodist.scale.systems import load

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zodist.directions.direction import Law
+from zodist.directions import Law
 from zodist.errors import ModelError
 
 

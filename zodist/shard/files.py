@@ -17,7 +17,7 @@ from typing import Any, final
 import torch
 
 from zodist.errors import ModelError
-from zodist.journal.snapshot import DTYPES
+from zodist.journal import DTYPES
 
 SAVED, PICKLED = "model.safetensors", "pytorch_model.bin"
 _PIECE, _LONGEST = (

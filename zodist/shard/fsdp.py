@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from zodist.config.shard import Shard
+from zodist.config import Shard
 from zodist.shard.files import WeightFiles
 from zodist.shard.gathering import Gather
 from zodist.shard.held import Cut, Held, Place, chunk, places_of, put

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore
 
 from zodist.errors import ExchangeError, WorkerLost
-from zodist.exchange.gather import Exchange, share
+from zodist.exchange import Exchange, share
 from zodist.shard.mesh import Mesh
 
 

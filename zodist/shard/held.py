@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from zodist.directions.param import KINDS, Param, address, as_words, storage_of
-from zodist.kernels.device import Kernels, kernels_of
+from zodist.directions import KINDS, Param, address, as_words, storage_of
+from zodist.kernels import Kernels, kernels_of
 
 Place = tuple[nn.Module, str]  # a module, and a parameter's name in it
 

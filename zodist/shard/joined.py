@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from zodist.config.settings import Config
-from zodist.exchange.gather import Exchange, open_exchange
+from zodist.config import Config
+from zodist.exchange import Exchange, open_exchange
 
 if TYPE_CHECKING:
     from zodist.shard.shards import Shards

@@ -11,7 +11,7 @@ from typing import Any, final
 
 import torch
 
-from zodist.exchange.gather import Exchange
+from zodist.exchange import Exchange
 from zodist.shard.group import ShardGroup
 
 

@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
-from zodist.config.settings import Config
-from zodist.directions.direction import Law
-from zodist.directions.param import Param
+from zodist.config import Config
+from zodist.directions import Law, Param
 from zodist.errors import SnapshotError
-from zodist.evaluator.sharing import Gather
-from zodist.exchange.gather import Exchange, collect
-from zodist.exchange.launcher import start
-from zodist.exchange.threads import cores, return_freed_memory
-from zodist.journal import snapshot
-from zodist.journal.snapshot import Part, Tensors
-from zodist.models import params
-from zodist.models.load import device_of
+from zodist.evaluator import Gather
+from zodist.exchange import Exchange, collect, cores, return_freed_memory, start
+from zodist.journal import Part, Tensors, snapshot
+from zodist.models import device_of, params
 from zodist.shard import exact
 from zodist.shard.group import ShardGroup
 from zodist.shard.held import Gathered, Held

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from zodist.config.names import PACKAGED
+from zodist.config import PACKAGED
 from zodist.errors import ModelError
-from zodist.models.load import packaged
-from zodist.models.supported import is_masked, refusal
+from zodist.models import is_masked, packaged, refusal
 from zodist.shard.files import WeightFiles
 
 if TYPE_CHECKING:

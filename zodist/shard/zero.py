@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zodist.config.shard import Shard
+from zodist.config import Shard
 from zodist.shard.files import WeightFiles
 from zodist.shard.gathering import gather
 from zodist.shard.held import Cut, Held, chunk, places_of, put

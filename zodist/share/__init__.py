@@ -10,3 +10,7 @@ The file is a ZIP archive with three members of fixed names, all compressed with
 Equal runs make equal files: members carry no time.  A reader looks at the size of the file, at the names and at the sizes
 that the archive declares before it unpacks anything, and unpacks no more than that.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

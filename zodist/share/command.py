@@ -35,8 +35,8 @@ def replay(
 
     The folder is ready for the Hugging Face hub: its README.md says what was trained how, and what came of it.
     """
-    from zodist.run.replay import best_step
-    from zodist.run.replay import replay as rebuild
+    from zodist.run import best_step
+    from zodist.run import replay as rebuild
 
     result = rebuild(run, out, model=model, steps=best_step(run) if best else steps, average=average)
     if as_json:
@@ -71,7 +71,7 @@ def share(
     Whoever has the base model makes the trained one of it with [bold]zodist apply[/bold].  The file names no folder, host or
     key of this machine.  A run that is not finished is shared as far as it has come.
     """
-    from zodist.report.units import amount
+    from zodist.report import amount
     from zodist.share.pack import share as pack
 
     found = pack(run, out or Path(f"{run.resolve().name}.zodist"), model=model)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zodist.errors import ShareError
-from zodist.journal.file import CONFIG, JOURNAL
+from zodist.journal import CONFIG, JOURNAL
 
 FORMAT = "zodist-share/1"
 PROMISE = "share.json"

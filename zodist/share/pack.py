@@ -5,18 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zodist.config.portable import portable
-from zodist.config.settings import Config, parse, validate
+from zodist.config import Config, parse, portable, validate
 from zodist.errors import ModelError, ShareError
-from zodist.journal.file import CONFIG, JOURNAL
-from zodist.journal.format import Contents, header_line, line_of
-from zodist.journal.format import parse as parse_journal
-from zodist.journal.metrics import METRICS, read_lines
-from zodist.models import params
-from zodist.models.load import load_model
-from zodist.run.assemble import DTYPES
-from zodist.run.export import export
-from zodist.run.replay import belong_together, check, fold, open_run, replay
+from zodist.journal import CONFIG, JOURNAL, METRICS, Contents, header_line, line_of, read_lines
+from zodist.journal import parse as parse_journal
+from zodist.models import DTYPES, load_model, params
+from zodist.run import belong_together, check, export, fold, open_run, replay
 from zodist.share.container import Base, Parcel, Promise, read, write
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from zodist.directions.param import Param
+from zodist.directions import Param
 from zodist.errors import ConfigError
 
 

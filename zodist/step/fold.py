@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions.param import Param
+from zodist.directions import Param
 from zodist.errors import JournalEnd, JournalError, ZodistError
-from zodist.methods import Method, Outcome, Probe
-from zodist.methods.steps import StepSeeds
+from zodist.methods import Method, Outcome, Probe, StepSeeds
 from zodist.step import records, robust
 from zodist.step.groups import Groups
 from zodist.step.lanes import examples

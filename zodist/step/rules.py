@@ -17,10 +17,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from zodist.directions.direction import NONE, Cache, Combination, Laid, LaidFused, Law
-from zodist.directions.param import Param
+from zodist.directions import NONE, Cache, Combination, Laid, LaidFused, Law, Param
+from zodist.kernels import SMALL
 from zodist.kernels import rules as kernels
-from zodist.kernels.cpu import SMALL
 
 
 class RuleSettings(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zodist.config.errors import shown
+from zodist.config import shown
 from zodist.errors import TaskError
 from zodist.tasks.description import Chat
 from zodist.tasks.encoder import encoder

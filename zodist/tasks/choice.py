@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zodist.config.errors import shown
+from zodist.config import shown
 from zodist.errors import TaskError
 from zodist.tasks.answers import compare
 from zodist.tasks.description import Choice

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from zodist.tasks import Task
+    from zodist.tasks.task import Task
 
 tasks_app = typer.Typer(help="List the tasks, and show examples of one.", invoke_without_command=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
@@ -24,7 +24,7 @@ def tasks(context: typer.Context, as_json: Json = False) -> None:
     """List the built-in tasks: kind, metric, where the data come from."""
     if context.invoked_subcommand:
         return
-    from zodist.tasks import built_in, describe
+    from zodist.tasks.task_file import built_in, describe
 
     found = [describe(name) for name in built_in()]
     rows = [
@@ -60,8 +60,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print examples as a model is trained on them; the tokens that carry the loss are marked."""
-    from zodist.models.load import load_tokenizer
-    from zodist.tasks import load_task
+    from zodist.models import load_tokenizer
+    from zodist.tasks.loading import load_task
 
     tokenizer = load_tokenizer(model)
     task = load_task(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zodist.config.errors import nearest
+from zodist.config import nearest
 from zodist.errors import TaskError
 from zodist.tasks.description import Description
 from zodist.tasks.encoder import Encoder

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zodist.config.errors import nearest
+from zodist.config import nearest
 from zodist.errors import TaskError
 from zodist.tasks import lexicon
 from zodist.tasks.description import SPLITS, Description, Source

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from zodist.config.errors import Places, listed, nearest, sentence, shown
+from zodist.config import Places, listed, nearest, sentence, shown
 from zodist.errors import TaskError
 from zodist.tasks.description import KINDS, Choice, Classification, Description, Prompted
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from zodist.config import settings as config
-from zodist.step.rules import Sgd
+from zodist.step import Sgd
 from zodist.testing.subject import Subject
 from zodist.testing.toys import NUMBERS, SHAPES, Landscape, Stage, landscape, named, stage
 

@@ -12,10 +12,7 @@ from zodist.config import settings as config
 from zodist.errors import JournalEnd
 from zodist.journal import snapshot
 from zodist.methods import Probe
-from zodist.step import records
-from zodist.step.fold import Answer, Replayed, Replica
-from zodist.step.records import Entry
-from zodist.step.rules import RULES
+from zodist.step import RULES, Answer, Entry, Replayed, Replica, records
 from zodist.testing.subject import Subject
 from zodist.testing.toys import RUN, made_up, weights
 

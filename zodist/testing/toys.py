@@ -15,10 +15,8 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Law
-from zodist.directions.param import Param, address
-from zodist.methods import Method, Outcome, Probe
-from zodist.methods.steps import StepSeeds
+from zodist.directions import Cache, Combination, Law, Param, address
+from zodist.methods import Method, Outcome, Probe, StepSeeds
 from zodist.step import records
 from zodist.testing.subject import Subject
 

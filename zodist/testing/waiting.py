@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zodist.methods import Probe
-from zodist.methods.steps import StepSeeds
+from zodist.methods import Probe, StepSeeds
 from zodist.testing.subject import Subject
 from zodist.testing.toys import RUN, Taken, made_up, stage, state_bits, through_the_wire
 

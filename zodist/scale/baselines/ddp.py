@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from zodist.exchange.gather import Exchange
+from zodist.exchange import Exchange
 from zodist.scale.baselines.loss import Loss
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zodist.exchange.gather import Exchange
+from zodist.exchange import Exchange
 from zodist.scale.baselines.loss import Loss
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from zodist.bench.variants import EPS, LR, SEED
-from zodist.directions.direction import Combination, Dense
-from zodist.evaluator.forward import Evaluator
-from zodist.exchange.gather import Exchange
-from zodist.methods.steps import StepSeeds
-from zodist.models.params import collect
+from zodist.bench import EPS, LR, SEED
+from zodist.directions import Combination, Dense
+from zodist.evaluator import Evaluator
+from zodist.exchange import Exchange
+from zodist.methods import StepSeeds
+from zodist.models import collect
 from zodist.noise import LAWS
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of

@@ -1,0 +1,2 @@
+from .beside import attached as attached
+from .beside import save as save

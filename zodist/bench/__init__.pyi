@@ -1,0 +1,14 @@
+from . import inplace as inplace
+from .command import bench_app as bench_app
+from .exchange import measure_exchange as measure_exchange
+from .line import amount as amount
+from .machine import describe as describe
+from .noise import MEASURED as MEASURED
+from .random_model import write as write
+from .rounds import seconds as seconds
+from .variants import EPS as EPS
+from .variants import LR as LR
+from .variants import SEED as SEED
+from .variants import Bench as Bench
+from .variants import RandomBatch as RandomBatch
+from .variants import Settings as Settings

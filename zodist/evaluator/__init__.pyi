@@ -1,0 +1,12 @@
+from . import packing as packing
+from .forward import Evaluator as Evaluator
+from .generate import Manner as Manner
+from .generate import Opened as Opened
+from .generate import Texts as Texts
+from .generate import write as write
+from .grouping import fitting as fitting
+from .packing import obstacle as obstacle
+from .prefix import FrozenPrefix as FrozenPrefix
+from .reader import Weights as Weights
+from .sampling import Address as Address
+from .sharing import Gather as Gather

@@ -1,0 +1,12 @@
+from .method import Method as Method
+from .method import Outcome as Outcome
+from .method import Probe as Probe
+from .method import Settings as Settings
+from .method import Step as Step
+from .mezo import MeZO as MeZO
+from .mezo import MeZOSettings as MeZOSettings
+from .registry import METHODS as METHODS
+from .registry import MethodEntry as MethodEntry
+from .registry import registry as registry
+from .steps import StepSeeds as StepSeeds
+from .steps import slopes as slopes

@@ -1,0 +1,147 @@
+"""What a method is.
+
+A method is a generator: ``losses = yield probes`` is one round over the network, the return value is the outcome of the
+step.  It sees its settings, its own state, seeds and losses; never a worker, a batch, a file, a clock or a stream of
+random numbers.  So training, replay and recovery drive the same code, and two-round steps need no phase flags.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from zodist.directions import Combination, Law, Param
+from zodist.methods.steps import StepSeeds
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Points that share one batch.
+
+    seed: what the wire record is named by.  points: where to evaluate, seen from the weights; an empty combination is
+    the weights themselves.
+    examples: if not 0, every point belongs to one example of the batch, which has so many: point k * examples + i is where
+    example i is in pass k.  Passes are evaluated at plus and minus the points (paired), or at plus, with one pass at the
+    weights themselves.  The losses are then, on top of the mean, each example's difference to minus or to the weights, and
+    last the mean.
+    """
+
+    seed: int
+    points: tuple[Combination, ...]
+    examples: int = 0
+    paired: bool = False
+
+    @property
+    def losses(self) -> int:
+        """How many losses the probe is answered with."""
+        return len(self.points) + bool(self.examples)
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of one batch."""
+        if not self.examples:
+            return len(self.points)
+        passes = len(self.points) // self.examples
+        return 2 * passes if self.paired else passes + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step decided.
+
+    gradient: the estimate.  loss: mean loss of the probes, nats.  slope: root mean square of the measured slopes, nats
+    per weight unit.  skipped: probes left out because a loss was not finite.  then: the change of the method's state that
+    has to wait until the weights have moved, because the update's directions depend on the old state.
+    """
+
+    gradient: Combination
+    loss: float
+    slope: float
+    skipped: int = 0
+    then: Callable[[], None] | None = None
+
+
+Step = Generator[tuple[Probe, ...], np.ndarray, Outcome]
+
+
+class Settings(BaseModel):
+    """A method's own keys in the [method] table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(ABC):
+    """One zeroth-order method.  Subclasses are final; state, if any, changes only as a function of (state, losses).
+
+    ``expected`` and ``linear_moments`` are claims, which ``zodist.testing`` checks: a method says there what the mean of its
+    estimate is, where that is not the gradient, and how large its error is, where that is known.
+    """
+
+    settings_type: ClassVar[type[Settings]]
+    paper: ClassVar[str]
+    replay: ClassVar[str]
+    forwards: ClassVar[str]
+    memory: ClassVar[str] = "none"
+    params: tuple[Param, ...] = ()
+
+    def begin(self, params: Sequence[Param]) -> None:
+        """Set up the state for these parameters, which hold the base weights.  Called once, before anything else."""
+        self.params = tuple(params)
+
+    @abstractmethod
+    def direction(self, param: Param) -> Law | None:
+        """What a seed means for this parameter; None: the method leaves it alone.  Called once, after begin."""
+
+    def update(self, param: Param) -> Law | None:
+        """What a seed means when the gradient moves the weights, where that differs from the direction of a probe."""
+        return self.direction(param)
+
+    @abstractmethod
+    def step(self, seeds: StepSeeds) -> Step:
+        """One step: yields tuples of probes, all with k losses; receives their losses, float64 [probes, k]."""
+
+    def count(self, values: np.ndarray) -> int:
+        """Forward passes of one batch behind the recorded values of a round, float32 [items, k]."""
+        return values.size
+
+    def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Where the mean of the next step's estimate points, on a loss with these gradients and in the present state.
+
+        gradients: float64 in the parameters' shapes, by name; so is the answer, whose length is of no account.
+        """
+        return gradients
+
+    def diagnose(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """How what the method has learned relates to the true gradient, for ``zodist diagnose``; 1 is chance for a share.
+
+        gradients: float64 in the parameters' shapes, by name.
+        """
+        return {}
+
+    def linear_moments(self, gradients: Mapping[str, np.ndarray]) -> tuple[float, float] | None:
+        """Means of gradient . estimate and |estimate|^2 for the next step on a loss with these gradients, or None.
+
+        Over all that is random, such as the bases of a window, and up to one factor on the estimate; gradients: as in
+        ``expected``.  With a and b of |gradient|^2, the squared error at the best rate is b / a^2 - 1 of |gradient|^2:
+        (d + 1) / probes for independent Gaussian probes of d weights.  None: not known; zodist.methods.claims has forms.
+        """
+        return None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The method's own state, for a snapshot: the arrays themselves, not copies."""
+        return {}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up the state of a snapshot, in place."""
+        held = self.state()
+        if held.keys() != set(state):
+            raise ValueError(
+                f"{type(self).__name__} has state {sorted(held)}, the snapshot holds {sorted(state)}"
+            )
+        for name, array in held.items():
+            array[...] = state[name]

@@ -1,0 +1,15 @@
+from . import params as params
+from .load import DTYPES as DTYPES
+from .load import device_of as device_of
+from .load import load_model as load_model
+from .load import load_tokenizer as load_tokenizer
+from .load import packaged as packaged
+from .masked import Masked as Masked
+from .params import collect as collect
+from .params import digest as digest
+from .published import config_of as config_of
+from .published import unreadable as unreadable
+from .quantise import quantise_ as quantise_
+from .supported import is_masked as is_masked
+from .supported import refusal as refusal
+from .wrapped import Wrapped as Wrapped

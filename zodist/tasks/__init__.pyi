@@ -1,0 +1,16 @@
+from .choice import ChoiceTask as ChoiceTask
+from .classification import ClassificationTask as ClassificationTask
+from .classification import OptionRowsBatch as OptionRowsBatch
+from .command import tasks_app as tasks_app
+from .generation import GenerationTask as GenerationTask
+from .loading import load_task as load_task
+from .score import Score as Score
+from .score import accuracy as accuracy
+from .score import macro_f1 as macro_f1
+from .score import mean as mean
+from .task import Batch as Batch
+from .task import Example as Example
+from .task import Reader as Reader
+from .task import Task as Task
+from .task import left_padded as left_padded
+from .writing import WritingTask as WritingTask
