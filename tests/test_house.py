@@ -8,15 +8,27 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
+from house import (
+    KNOWS_RUN,
+    MODULES,
+    ORDER,
+    ROOMS,
+    ROOT,
+    SOURCES,
+    TESTS,
+    handed_on,
+    imports,
+    known,
+    name_of,
+    of_rooms,
+    room_of,
+    sentence,
+    tree,
+)
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "zodist"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 ENTRIES = sorted((ROOT / "configs" / "methods").glob("*.toml"))  # of `zodist compare`
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), *ROOT.glob("slurm/*.sbatch"), ROOT / ".ci" / "run"])
@@ -34,59 +46,6 @@ HEAVY = (
     "deepspeed",
     "mpi4py",
 )
-# What joins the pieces. A piece that knew one of these could not be replayed or tested alone.
-JOINTS = {"step", "train", "replay", "evaluate", "report", "bench", "compare", "__main__"}
-PIECES = (
-    "noise kernels params direction methods forward exchange records journal snapshot rules tasks model "
-    "config shard score"
-).split()
-
-
-def name_of(path: Path) -> str:
-    """The dotted module name of a file of the package."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(path): path for path in SOURCES}
-
-
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-@cache
-def imports(path: Path) -> frozenset[str]:
-    """Every name that a file imports, at any depth: modules and, for `from a import b`, also a.b."""
-    package = name_of(path).split(".")[: None if path.name == "__init__.py" else -1]
-    found: set[str] = set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found.add(module)
-            found.update(f"{module}.{alias.name}" for alias in node.names)
-    return frozenset(found)
-
-
-def ours(path: Path) -> set[str]:
-    """The modules of zodist that a file imports, without the package itself."""
-    return {name for name in imports(path) if name in MODULES and name != "zodist"}
-
-
-def reachable(start: str) -> set[str]:
-    """The modules of zodist that come along when `start` is imported."""
-    seen: set[str] = set()
-    todo = [start]
-    while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            todo.extend(ours(MODULES[name]))
-    return seen
 
 
 def within(name: str, *packages: str) -> bool:
@@ -98,44 +57,89 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def modules_in(*pieces: str) -> list[str]:
-    return [name for name in MODULES if within(name, *(f"zodist.{piece}" for piece in pieces))]
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_imports_point_one_way(path: Path) -> None:
+    room = room_of(path)
+    for found in of_rooms(path) if room != "__init__" else ():
+        if found.room != room:
+            why = f"{short(path)}:{found.line} imports zodist.{found.room}"
+            assert ORDER.index(found.room) < ORDER.index(room), (
+                f"{why}, which stands after its own room; zodist.{room} is: {rule(room)}"
+            )
 
 
-def test_noise_imports_nothing_of_ours() -> None:
-    assert not ours(PACKAGE / "noise.py")
+def rule(room: str) -> str:
+    """What a room is, for messages."""
+    return sentence(room) if room in ROOMS else room
 
 
-@pytest.mark.parametrize("module", modules_in("methods"))
-def test_a_method_knows_no_network_file_format_model_or_task(module: str) -> None:
-    forbidden = [
-        f"zodist.{name}" for name in ("exchange", "journal", "snapshot", "tasks", "model", "forward")
-    ]
-    reached = {name for name in reachable(module) if within(name, *forbidden)}
-    assert not reached, f"{module} reaches {sorted(reached)}"
-    networks = {
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=short)
+def test_a_room_is_entered_by_its_door(path: Path) -> None:
+    """What others may use is in the room's __init__; only its own files and tests look behind that."""
+    for found in of_rooms(path):
+        if found.room in ROOMS and room_of(path) != found.room:
+            place = f"{short(path)}:{found.line}"
+            assert not found.inside, (
+                f"{place} imports past zodist.{found.room} ({rule(found.room)}): take it from zodist.{found.room}, and name it "
+                f"in zodist/{found.room}/__init__.pyi"
+            )
+            unknown = set(found.names) - set(handed_on(found.room))
+            assert not unknown, f"{place}: zodist.{found.room} does not hand on {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_hands_on_what_it_has(room: str) -> None:
+    for name, inside in handed_on(room).items():
+        path = MODULES.get(f"zodist.{room}.{inside or name}")
+        assert path is not None, f"zodist.{room} hands on {name} of {inside}, which it does not have"
+        own = {
+            node.name for node in ast.walk(tree(path)) if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        }
+        own |= {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+        assert not inside or name in own, f"zodist.{room}.{inside} does not define {name}"
+        # The import system would put the module in its place, and a file of the room would get the one or the other.
+        assert inside in ("", name) or f"zodist.{room}.{name}" not in MODULES, f"{name} is a module of {room}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_a_sentence_and_its_tests_a_room(room: str) -> None:
+    assert sentence(room).endswith((".", ":", ";")), (
+        f"zodist/{room}/__init__.py does not open with a sentence"
+    )
+    assert any(room_of(path) == room for path in TESTS), (
+        f"there are no tests of zodist.{room} in tests/{room}"
+    )
+
+
+def test_every_part_of_the_package_and_of_the_tests_is_a_room() -> None:
+    parts = {room_of(path) for path in SOURCES} - {"__init__"}
+    assert parts == set(ORDER), "tests/house.py lists the rooms"
+    assert {room_of(path) for path in TESTS} <= {"", *ROOMS}
+
+
+def test_only_what_people_do_with_a_run_knows_run() -> None:
+    assert {room for room in ROOMS if "run" in known(room)} | {"__main__"} == KNOWS_RUN
+
+
+def test_the_evaluator_knows_of_methods_only_what_a_probe_is() -> None:
+    taken = {
         name
-        for other in reachable(module)
-        for name in imports(MODULES[other])
-        if within(name, "torch.distributed", "mpi4py", "deepspeed")
+        for path in SOURCES
+        if room_of(path) == "evaluator"
+        for found in of_rooms(path)
+        for name in found.names
+        if found.room == "methods"
     }
-    assert not networks, f"{module} reaches {sorted(networks)}"
+    assert taken == {"Probe"}
 
 
-@pytest.mark.parametrize("module", modules_in(*PIECES))
-def test_no_piece_knows_what_joins_the_pieces(module: str) -> None:
-    joints = {name for name in reachable(module) if within(name, *(f"zodist.{joint}" for joint in JOINTS))}
-    assert not joints, f"{module} reaches {sorted(joints)}"
-
-
-def test_imports_point_up_the_list() -> None:
-    """Noise, params, direction, methods: each may import only what stands before it."""
-    order = ["noise", "params", "direction", "methods"]
-    for position, piece in enumerate(order):
-        later = [f"zodist.{name}" for name in order[position + 1 :]]
-        for module in modules_in(piece):
-            wrong = {name for name in ours(MODULES[module]) if within(name, *later)}
-            assert not wrong, f"{module} imports {sorted(wrong)}"
+def test_a_method_knows_no_network() -> None:
+    below = ORDER[: ORDER.index("methods") + 1]
+    for path in (path for path in SOURCES if room_of(path) in below):
+        networks = {
+            name for name in imports(path) if within(name, "torch.distributed", "mpi4py", "deepspeed")
+        }
+        assert not networks, f"{short(path)} imports {sorted(networks)}"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,13 @@ __version__ = "0.1.0"
 __all__ = ["Rebuilt", "Taken", "Trainer", "Tuned", "fine_tune", "rebuild"]
 
 
+_ROOMS = {"Trainer": "api", "Tuned": "api", "fine_tune": "api", "Rebuilt": "run", "Taken": "run", "rebuild": "run"}
+
+
 def __getattr__(name: str) -> Any:
-    """What zodist.api has, imported when it is asked for: torch and transformers take seconds."""
-    if name in __all__:
+    """What zodist.api and zodist.run hand on, imported when it is asked for: torch and transformers take seconds."""
+    if name in _ROOMS:
         from importlib import import_module
 
-        return getattr(import_module("zodist.api"), name)
+        return getattr(import_module(f"zodist.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,8 +162,8 @@ def process_state() -> list[object]:
         torch.get_rng_state().tolist(),
         np.random.get_state()[1].tolist(),  # type: ignore[index, union-attr]
         random.getstate(),
+        numba.get_num_threads(),  # first: where its threads are OpenMP's, starting them sets the number for everybody
         torch.get_num_threads(),
-        numba.get_num_threads(),
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
         dict(os.environ),

@@ -8,7 +8,7 @@ from html import escape
 from zodist.bench.line import Line, amount, by_setting, cells, columns, legend
 from zodist.bench.picture import png
 from zodist.bench.targets import Verdict
-from zodist.report import document, facts, image, table
+from zodist.report import facts, html, image, table
 
 VERDICTS = {"reached": "reached", "not reached": "missed"}  # classes of cells
 
@@ -34,7 +34,7 @@ def page(
         '<h2 id="machine">Machine</h2>',
         facts(machine),
     ]
-    return document("zodist bench", parts)
+    return html("zodist bench", parts)
 
 
 def _judged(verdict: Verdict) -> list[str]:

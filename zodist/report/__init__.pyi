@@ -1,7 +1,7 @@
 from .command import report as report
 from .course import crew as crew
-from .page import document as document
 from .page import facts as facts
+from .page import html as html
 from .page import image as image
 from .page import table as table
 from .picture import plot as plot

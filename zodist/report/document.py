@@ -8,7 +8,7 @@ from typing import Any
 
 from zodist.report import charts
 from zodist.report.course import MEANING, crew, phases
-from zodist.report.page import document, facts, image, table
+from zodist.report.page import facts, html, image, table
 from zodist.report.recorded import AXES, DIAGNOSIS, Run, differing, settings
 from zodist.report.slopes import signal_to_noise, slopes
 from zodist.report.summary import CHANCE, SIGNAL, duration, figures, row, score, slope_words
@@ -36,7 +36,7 @@ def page(runs: Sequence[Run]) -> str:
         parts += [f"<p>Note: {escape(text)}.</p>" for text in run.missing]
         parts += [*_facts(run, one), *_evaluations(run), *_phases(run), *_workers(run), *_slopes(run, one)]
         parts += [*_digests(run), *_diagnosis(run), *_config(run)]
-    return document(title, parts)
+    return html(title, parts)
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:

@@ -48,7 +48,7 @@ summary { cursor: pointer; color: #2457a6; }
 LOADS_NOTHING = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def document(title: str, parts: Sequence[str]) -> str:
+def html(title: str, parts: Sequence[str]) -> str:
     """A whole page; parts: pieces of HTML."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
