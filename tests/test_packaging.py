@@ -46,7 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for entry in sorted(ROOT.iterdir()):
         if entry.is_file():
             shutil.copy2(entry, copy)
-        elif entry.name in {"zodist", "launch", "configs", "tests", "slurm", ".ci"}:
+        elif entry.name in {"zodist", "launch", "configs", "docs", "tests", "slurm", ".ci"}:
             shutil.copytree(entry, copy / entry.name, ignore=NOT_SOURCE)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", copy, cwd=place)
     (sdist,) = (place / "dist").glob("*.tar.gz")
@@ -106,7 +106,8 @@ def test_sdist_holds_what_a_checkout_holds(built: tuple[Path, Path]) -> None:
     scripts = {f"launch/{path.name}" for path in (ROOT / "launch").iterdir()}
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.toml")}
     tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
-    assert not (top | scripts | configs | tests | {".ci/run"}) - names
+    docs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.*")}
+    assert not (top | scripts | configs | docs | tests | {".ci/run"}) - names
     assert not {
         name for name in names if name.startswith(("runs", ".venv", ".git/")) or name.endswith(".pyc")
     }

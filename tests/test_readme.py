@@ -1,10 +1,9 @@
-"""The method on the README's page is a real one: installed as a package, put through the suite, trained with."""
+"""The method in docs/your-own-method.md is a real one: installed as a package, put through the suite, trained with."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pages import blocks, section
 from runs import Place, make_place
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PAGE = README.partition("\n## Your method in 40 lines\n")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks(section("Your method in 40 lines"))
 
 
 @dataclass(frozen=True)

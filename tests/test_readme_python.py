@@ -1,4 +1,4 @@
-"""The README's page "From Python" does what it says, as it stands there."""
+"""The page "From Python", docs/python.md, does what it says, as it stands there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import blocks, section
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PAGE = README.partition("\n## From Python\n")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks(section("From Python"))
 
 
 def test_the_page_s_code_runs_and_prints_what_the_page_shows(

@@ -130,7 +130,7 @@ def train(
     print(
         f"         zodist replay {result.folder} --out tuned     (base model + journal -> Hugging Face folder)"
     )
-    print('         launch/quickstart.sh --model NAME --task FILE.toml     (README.md, "Your own task")')
+    print('         launch/quickstart.sh --model NAME --task FILE.toml     (docs/tasks.md, "Your own task")')
 
 
 def _gain(result: Any) -> str:

@@ -123,7 +123,7 @@ def test_modules_have_their_own_weights_again_after_a_forward(family):
 
 
 @pytest.mark.parametrize("family", [name for name in CONFIGS | MORE if name != "mamba"])
-def test_the_expression_of_the_readme_names_every_norm_and_bias_and_no_matrix(family):
+def test_the_expression_of_the_docs_names_every_norm_and_bias_and_no_matrix(family):
     """Whatever has one axis is one of them, in every family but Mamba."""
     model = tiny(family)
     vectors = [name for name, p in model.named_parameters() if p.dim() == 1]
