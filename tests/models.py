@@ -85,7 +85,7 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Any:
     """
     torch.manual_seed(1)
     config = (CONFIGS | MORE)[family]
-    config = type(config)(**(config.to_dict() | sizes)) if sizes else config
+    config = type(config).from_dict(config.to_dict() | sizes) if sizes else config
     attention = "eager" if family in EAGER else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():

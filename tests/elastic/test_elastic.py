@@ -54,27 +54,18 @@ def slow(seconds: float, only: int = -1, mark: str = "") -> None:
     import time
     from pathlib import Path
 
-    from zodist.step import Live
+    from zodist.run import Session
 
-    call = Live.__call__
+    measure = Session._measure
 
-    def slowly(self, step, round, lr, probes, lanes):
-        losses = self.losses
+    def slowly(self, share):
+        if only in (-1, share.places[0][0]):
+            if mark:
+                Path(mark).touch()
+            time.sleep(seconds)
+        return measure(self, share)
 
-        def waiting(*asked):
-            if only in (-1, step):
-                if mark:
-                    Path(mark).touch()
-                time.sleep(seconds)
-            return losses(*asked)
-
-        self.losses = waiting
-        try:
-            return call(self, step, round, lr, probes, lanes)
-        finally:
-            self.losses = losses
-
-    Live.__call__ = slowly  # type: ignore[method-assign]
+    Session._measure = slowly  # type: ignore[method-assign]
 
 
 def assert_same(fleet, reference):
