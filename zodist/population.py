@@ -39,7 +39,7 @@ def _fitting(parts: Parts, workers: int) -> int:
     c = parts.config
     method = METHODS[c.method.name].build(c.method.settings)  # another one: asking must not change the run's
     method.begin(parts.params)
-    probes = next(method.step(StepSeeds(c.run.seed, 0)))
+    probes = next(method.step(StepSeeds(c.run.seed, 0, c.run.steps)))
     if probes[0].examples or parts.objective is not None:
         return 1
     lanes = len(probes) * c.batch.data_lanes

@@ -12,10 +12,15 @@ from zodist import noise
 
 @dataclass(frozen=True, slots=True)
 class StepSeeds:
-    """The seeds of one step, a function of the run's seed and the step alone."""
+    """The seeds of one step, a function of the run's seed and the step alone.
+
+    steps: how many steps the run has, for what a method changes over its length, as a rule's schedule of rates does; 0
+    where seeds are wanted and no run is meant.  No seed depends on it.
+    """
 
     run: int
     step: int
+    steps: int = 0
 
     def coded(self, n: int) -> np.ndarray:
         """n Walsh-coded seeds of one base noise, uint64 [n].  n <= 65,536."""
