@@ -25,7 +25,7 @@ Forwards  a step: candidates + 2 per probe, in two rounds.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -42,6 +42,7 @@ from zodist.params import Param
 class PriorSettings(Settings):
     """Keys of [method] with name = "prior"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "candidates")
     probes: int = Field(1, ge=1, le=1024, description="guided two-sided probes in a step, over all workers")
     candidates: int = Field(
         4, ge=2, le=64, description="one-sided candidates of a probe, M (published: 2, 4)"

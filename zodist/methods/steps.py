@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zodist import noise
+from zodist.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,14 @@ class StepSeeds:
     steps: int = 0
 
     def coded(self, n: int) -> np.ndarray:
-        """n Walsh-coded seeds of one base noise, uint64 [n].  n <= 65,536."""
+        """n Walsh-coded seeds of one base noise, uint64 [n].
+
+        Raises ConfigError where there are not as many: a further one would be a code of another noise.
+        """
+        if n > noise.CODES:
+            raise ConfigError(
+                f"a step would take {n} Walsh codes of one noise, which has {noise.CODES}; use fewer probes or points"
+            )
         base, _ = noise.split_seed(noise.derive(self.run, self.step, 0))
         return np.uint64(base) + np.arange(n, dtype=np.uint64)
 
