@@ -39,6 +39,15 @@ class StepSeeds:
         """n seeds of unrelated noises, uint64 [n]."""
         return np.array([noise.derive(self.run, self.step, 1 + k) for k in range(n)], np.uint64)
 
+    def crossed(self, codes: int, noises: int) -> np.ndarray:
+        """``codes`` Walsh-coded seeds of each of ``noises`` unrelated noises, uint64 [codes, noises].
+
+        The seeds of a row are independent directions and a sum of them has their law.  A sum of codes of one noise does not:
+        every weight gets its number times a sum of signs, which for two codes of equal weight is 0 on half of the weights.
+        """
+        bases = self.independent(noises) & ~np.uint64(noise.CODES - 1)
+        return bases[None, :] + np.arange(codes, dtype=np.uint64)[:, None]
+
     def names(self, n: int, coupling: str) -> np.ndarray:
         """n seeds of the step under a coupling: "walsh" or "independent"."""
         return self.coded(n) if coupling == "walsh" else self.independent(n)
