@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from zodist.methods.steps import StepSeeds, leave_one_out
 class LDSDSettings(Settings):
     """Keys of [method] with name = "ldsd"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
     points: int = Field(5, ge=1, le=64, description="one-sided points of a probe, K (published: 5)")
     eps: float = Field(1e-3, gt=0, description="perturbation size where |z| is 1, in weight units")
@@ -53,10 +54,6 @@ class LDSDSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> LDSDSettings:
-        if self.probes * self.points > noise.CODES:
-            raise ValueError(
-                f"probes * points is {self.probes * self.points}, more than {noise.CODES}; use fewer probes"
-            )
         if self.variant == "rloo" and self.points < 2:
             raise ValueError("variant = 'rloo' compares points of a probe; use points >= 2")
         return self

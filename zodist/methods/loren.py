@@ -21,7 +21,7 @@ Replay    in order.  State: 4 bytes a column of each matrix, 4 a number of each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,6 +38,7 @@ from zodist.methods.steps import StepSeeds, leave_one_out
 class LorenSettings(Settings):
     """Keys of [method] with name = "loren"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
     points: int = Field(6, ge=2, description="one-sided points of a probe (K; the paper's runs have 6)")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")

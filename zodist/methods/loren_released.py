@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +32,7 @@ from zodist.methods.steps import StepSeeds, leave_one_out
 class LorenReleasedSettings(Settings):
     """Keys of [method] with name = "loren_released"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
     points: int = Field(6, ge=2, description="one-sided points of a probe (K)")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")

@@ -7,14 +7,16 @@ random numbers.  So training, replay and recovery drive the same code, and two-r
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from zodist import noise
 from zodist.directions import Combination, Law, Param
 from zodist.methods.steps import StepSeeds
 
@@ -70,9 +72,30 @@ Step = Generator[tuple[Probe, ...], np.ndarray, Outcome]
 
 
 class Settings(BaseModel):
-    """A method's own keys in the [method] table."""
+    """A method's own keys in the [method] table.
+
+    codes: the keys whose product is how many Walsh codes of one noise a step takes (``StepSeeds.coded``), and which are
+    refused where that is more than there are; those that the method lacks count as 1.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    codes: ClassVar[tuple[str, ...]] = ("probes",)
+
+    @model_validator(mode="after")
+    def _codes_suffice(self) -> Self:
+        if getattr(self, "coupling", "walsh") != "walsh":
+            return self
+        counts = {key: getattr(self, key) for key in self.codes if key in type(self).model_fields}
+        wanted = math.prod(counts.values())
+        if wanted > noise.CODES:
+            product = " x ".join(f"method.{key} = {count}" for key, count in counts.items())
+            of_batch = " (method.examples is batch.size)" if "examples" in counts else ""
+            other = " or set method.coupling = 'independent'" if "coupling" in type(self).model_fields else ""
+            raise ValueError(
+                f"{product}: a step would take {wanted} Walsh codes of one noise, which has {noise.CODES}; lower "
+                f"{' or '.join(f'method.{key}' for key in counts)}{other}{of_batch}"
+            )
+        return self
 
 
 class Method(ABC):

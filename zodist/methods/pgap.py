@@ -5,8 +5,8 @@ perturbations lie in the span of its leading singular vectors, their component a
 +-sqrt(delta) times its norm.
 
 Paper     per matrix U, V of rank r from h probes; Z = Z0 - ((<S, Z0> - xi sqrt(delta) |S|) / |S|^2) S; two forwards;
-          delta falls linearly 2 -> 0 (known from re-implementations); vectors by plain probes.  h = 10, refresh 100,
-          r 128 to 512.
+          delta falls linearly 2 -> 0 over the training (known from re-implementations); vectors by plain probes.
+          h = 10, refresh 100, r 128 to 512.
 Derived   E[c Z] = U [(1 - P_S + delta P_S)(U^T G V)] V^T: delta = 1 is plain, 0 is orthogonal to the estimate.  The signal
           of a matrix shows only beyond sqrt(m n) (|g| / sigma_1)^2 probes, far more than h = 10: so all probes of all
           workers are pooled, those of ``history`` dense steps, which are ordinary training steps and cost nothing extra.
@@ -58,8 +58,10 @@ class PgapSettings(Settings):
     history: int = Field(50, ge=1, description="dense steps whose probes make the estimate")
     dense_share: float = Field(0.5, gt=0, le=1, description="share of the steps whose probes are dense")
     delta: float = Field(2.0, ge=0, description="alignment with the estimate at the start; 1 is neutral")
-    delta_end: float = Field(0.0, ge=0, description="alignment at delta_steps and after")
-    delta_steps: int = Field(1000, ge=1, description="steps over which delta changes linearly")
+    delta_end: float = Field(0.0, ge=0, description="alignment at the end of the schedule")
+    delta_steps: int = Field(
+        0, ge=0, description="steps over which delta changes linearly; 0: all steps of the run (published)"
+    )
     noise: Literal["gaussian", "rademacher"] = Field("gaussian", description="law of the dense noise")
     coupling: Literal["walsh", "independent"] = Field("walsh", description="how the probes of a step differ")
 
@@ -159,8 +161,7 @@ class Pgap(Method):
     def step(self, seeds: StepSeeds) -> Step:
         """One round of pairs; every ``refresh`` steps the subspaces are made anew once the weights have moved."""
         s, t = self.settings, seeds.step
-        done = min(1.0, t / s.delta_steps)
-        self.delta = (1.0 - done) * s.delta + done * s.delta_end
+        self.delta = self._scheduled(seeds)
         planned = int((t + 1) * s.dense_share) > int(t * s.dense_share)
         self.dense_now = dense = planned or self._counts[1] == 0
         outcome = yield from two_sided(seeds, s.probes, s.eps, s.coupling)
@@ -172,6 +173,19 @@ class Pgap(Method):
                 self._refresh(seeds)
 
         return replace(outcome, then=then)
+
+    def _scheduled(self, seeds: StepSeeds) -> float:
+        """delta of a step: linear from the first step to the end of the run, or over ``delta_steps``.
+
+        A function of the step and run.steps, as a rate is (zodist.rules.schedule): a run that is continued with more steps
+        has another course for the steps that remain, and a replay that begins before them needs the steps they were made
+        with.
+        """
+        s, over = self.settings, self.settings.delta_steps or seeds.steps
+        if not over:
+            raise ValueError("delta changes over a run: StepSeeds needs its steps, or delta_steps a number")
+        done = min(1.0, seeds.step / over)
+        return (1.0 - done) * s.delta + done * s.delta_end
 
     def _record(self, gradient: Combination) -> None:
         """Keep a dense step's estimate, in place of the oldest."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -43,6 +43,7 @@ TOLERANCE = 1e-6  # of a number of O, whose root mean square is about 1 / sqrt(n
 class ZOMuonSettings(Settings):
     """Keys of [method] with name = "zo_muon"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(
         1, ge=1, le=1024, description="groups of points, each on a batch of its own (paper: 1)"
     )

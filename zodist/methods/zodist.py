@@ -20,7 +20,7 @@ Replay    any order while weight decay is 0 and the rule is sgd.  State: none.  
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,7 @@ from zodist.methods.steps import StepSeeds
 class ZodistSettings(Settings):
     """Keys of [method] with name = "zodist"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "passes", "examples")
     probes: int = Field(1, ge=1, description="batches in a step, over all workers")
     passes: int = Field(1, ge=1, le=64, description="directions of every example, one forward each")
     examples: int = Field(16, ge=1, le=1024, description="examples of a probe: must be batch.size")

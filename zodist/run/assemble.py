@@ -78,7 +78,7 @@ class Parts:
             c.method.settings
         )  # another one: asking must not change the run's
         method.begin(self.params)
-        probes = next(method.step(StepSeeds(c.run.seed, 0)))
+        probes = next(method.step(StepSeeds(c.run.seed, 0, c.run.steps)))
         if not workers or probes[0].examples or self.objective is not None:
             return 1
         lanes = len(probes) * c.batch.data_lanes

@@ -70,7 +70,7 @@ class Replica:
         """One step.  Raises ZodistError, with the weights untouched, when no probe has a finite loss."""
         t = self.step
         lr = schedule(self.rule.settings, t, self.steps)
-        generator = self.method.step(StepSeeds(self.seed, t))
+        generator = self.method.step(StepSeeds(self.seed, t, self.steps))
         probes = next(generator)
         round, lanes, outliers = 0, len(probes) * self.data_lanes, 0
         first: np.ndarray | None = None

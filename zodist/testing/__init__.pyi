@@ -5,4 +5,5 @@ from .subject import subject as subject
 from .suite import CHECKS as CHECKS
 from .toys import RUN as RUN
 from .toys import made_up as made_up
+from .toys import stage as stage
 from .toys import weights as weights
