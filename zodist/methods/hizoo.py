@@ -31,7 +31,6 @@ from pydantic import Field, model_validator
 
 from zodist import noise
 from zodist.directions import Combination, Dense, Dressed, Param
-from zodist.kernels import cpu, state
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
 
@@ -119,9 +118,8 @@ class HiZOO(Method):
         bounds = np.float32(s.h_min), np.float32(s.h_max)
         for p in self.params:
             h = self.curvature[p.name]
-            run = state.bend_parallel if h.size > cpu.SMALL else state.bend_serial
-            place = np.uint64(p.id), np.uint64(noise.Z)
-            run(h, p.origin, self._dense.law, keys, gains, subtract, fade, *bounds, *place)
+            place, bend = (np.uint64(p.id), np.uint64(noise.Z)), p.kernels.bend.of(h.size)
+            bend(h, p.origin, self._dense.law, keys, gains, subtract, fade, *bounds, *place)
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The gradient over the curvature."""

@@ -28,7 +28,6 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions import Combination, Dense, Param, Projected, matrix_shape
-from zodist.kernels import cpu, dot16, matrix
 from zodist.methods.claims import Gradients, Moments, left_out
 from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
@@ -84,7 +83,7 @@ class Loren(Method):
 
     def _square(self, name: str) -> float:
         wide = self.a[name].astype(np.float64)
-        return float(dot16(wide, wide))
+        return float(self.params[0].kernels.linalg.dot16(wide, wide))
 
     def direction(self, param: Param) -> Projected:
         """The rows of dense noise, shortened along a."""
@@ -129,8 +128,7 @@ class Loren(Method):
             a, (rows, columns) = self.a[p.name], matrix_shape(p.shape)
             total = np.empty(columns, np.float64)
             place = self._dense.law, keys, np.uint64(p.id), np.uint64(noise.Z), a
-            run = matrix.score_parallel if rows * columns > cpu.SMALL else matrix.score_serial
-            q = run(rows, columns, *place, table, total)
+            q = p.kernels.score.of(rows * columns)(rows, columns, *place, table, total)
             c, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
             score = -(total - c * q * a) / (d * np.sqrt(s.rho))
             a[:] = (1.0 - s.lr_a * s.decay_a) * a - s.lr_a * score

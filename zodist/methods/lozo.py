@@ -28,7 +28,6 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Stored, factor, matrix_shape
-from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments
 from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.steps import StepSeeds
@@ -152,8 +151,10 @@ class LOZO(Method):
             if is_matrix(p):
                 if self._window[0] != self._bases.window:
                     old, new = self._bases.right_of(int(self._window[0]), p), self._bases.right(p)
-                    turn = linalg.matmul_tn(old.astype(np.float64), new.astype(np.float64)) / len(new)
-                    held[...] = linalg.matmul(held.astype(np.float64), turn)
+                    turn = p.kernels.linalg.matmul_tn(old.astype(np.float64), new.astype(np.float64)) / len(
+                        new
+                    )
+                    held[...] = p.kernels.linalg.matmul(held.astype(np.float64), turn)
                 fade_(held, self._lefts(p, [gradient], cache)[0], beta)
             else:
                 fade_(held, dense_numbers(self._dense, p, gradient, cache), beta)

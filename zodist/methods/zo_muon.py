@@ -31,7 +31,6 @@ from pydantic import Field
 
 from zodist import noise
 from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Recalled, factor, matrix_shape
-from zodist.kernels import linalg
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, is_matrix, shares
@@ -114,7 +113,7 @@ class ZOMuon(Method):
         found = {name: self.settings.vector_rate * g for name, g in gradients.items()}
         for p in filter(is_matrix, self.params):
             basis = self._bases.left(p).astype(np.float64)
-            signs = linalg.msign(basis.T @ gradients[p.name].reshape(len(basis), -1), TOLERANCE)
+            signs = p.kernels.linalg.msign(basis.T @ gradients[p.name].reshape(len(basis), -1), TOLERANCE)
             found[p.name] = (basis @ signs).reshape(p.shape)
         return found
 
@@ -134,9 +133,9 @@ class ZOMuon(Method):
         """P for every combination, O for all: msign of the pooled sum, which is not the sum of msigns."""
         pooled = self._psi(param, [self._gradient], cache.setdefault("pooled", {}))[0].astype(np.float64)
         if self.settings.exact:
-            signs = linalg.msign(pooled, TOLERANCE)
+            signs = param.kernels.linalg.msign(pooled, TOLERANCE)
         else:
-            signs = linalg.newton_schulz(pooled, QUINTICS)
+            signs = param.kernels.linalg.newton_schulz(pooled, QUINTICS)
         return self._bases.left(param) * shares(combinations), signs[None]
 
     def _psi(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> np.ndarray:
