@@ -71,4 +71,4 @@ def descend_outer(device: torch.device) -> None:
         table = floats(2, 4, 16)
         table[0, ::3] = 0.0
         place = kind, words, origin, np.sign(floats(number, m)), np.sign(floats(7, n)), table
-        both("descend_outer", device, *place, PARAM, np.float32(0.99), ROUND_KEY, wrote=[1])
+        both("descend_outer", device, *place, PARAM, np.float32(0.01 * (number % 2)), ROUND_KEY, wrote=[1])

@@ -27,4 +27,4 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
     cpu.perturb_rows_serial(
         param.kind, param.kind, param.words, 0, starts, 64, out, 0, keys, tables, one, role, dress(2)
     )
-    cpu.update_serial(param.kind, param.words, 0, 0, keys, tables[0], one, role, dress(), np.float32(1), one)
+    cpu.update_serial(param.kind, param.words, 0, 0, keys, tables[0], one, role, dress(), np.float32(0), one)

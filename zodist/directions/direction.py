@@ -94,7 +94,7 @@ class LaidFused(Laid):
     def update_(
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
     ) -> None:
-        """Weights <- weights * decay - the first combination, rounded once."""
+        """Weights <- weights - (decay * weights + the first combination), rounded once."""
 
 
 class Law(ABC):

@@ -29,6 +29,7 @@ from zodist.kernels.tile import (
     flip,
     settle,
     sign_words,
+    stepped,
     u32,
     u64,
 )
@@ -146,7 +147,7 @@ def _perturb(kind, out_kind, words, origin, start, stop, outs, law, keys, tables
 
 @compile_tile
 def _update_range(kind, words, origin, lo, hi, law, keys, tables, param, role, dress, decay, round_key, room):
-    """words[lo - origin : hi - origin] <- round(words * decay - direction)."""
+    """words[lo - origin : hi - origin] <- round(words - (decay * words + direction))."""
     x, total, z, w, bits = room
     shares, mean, curvature, below, _ = dress
     plain = mean.size == 0 and curvature.size == 0 and below == INFINITE
@@ -160,12 +161,12 @@ def _update_range(kind, words, origin, lo, hi, law, keys, tables, param, role, d
         if not plain:
             _dress(x[:n], total[:n], shares[0], mean[held : held + n], curvature[held : held + n], below)
         for j in range(n):
-            x[j] = x[j] * decay - total[j]
+            x[j] = stepped(x[j], decay, total[j])
         settle(kind, x, piece, round_key, param, tile, a, b, bits, w)
 
 
 def _update(kind, words, origin, law, keys, tables, param, role, dress, decay, round_key):
-    """words <- round(words * decay - direction): float32 throughout, one rounding."""
+    """words <- round(words - (decay * words + direction)): float32 throughout, one rounding."""
     stop, first = origin + words.size, origin // SPAN
     for chunk in prange((stop + SPAN - 1) // SPAN - first):
         x, total, z = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32)

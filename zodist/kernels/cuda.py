@@ -14,7 +14,7 @@ import triton.language as tl
 
 from zodist import noise
 from zodist.kernels.cuda_range import EXACT, SCALARS, WARPS, even, offset, parts_of, share_of
-from zodist.kernels.cuda_tile import decode, encode, fill, settle
+from zodist.kernels.cuda_tile import decode, encode, fill, settle, stepped
 
 SIGN_TILES = 4  # tiles of sign noise per program: 32 blocks, one a lane
 MIXED = 4096  # words of a digest per program
@@ -137,7 +137,7 @@ def _update(
     aligned: tl.constexpr,
     tiles: tl.constexpr,
 ):
-    """words <- round(words * decay - direction): float32 throughout, one rounding."""
+    """words <- round(words - (decay * words + direction)): float32 throughout, one rounding."""
     _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, tiles)
     held = offset(tile * 1024 - origin, aligned) + j
     x = decode(kind, tl.load(words + held, inside, 0))
@@ -146,7 +146,7 @@ def _update(
     else:
         total = coded_sum(law, keys, bases, tables, period, param, role, tile, tiles)
     total = dressed(x, total, tl.load(shares), mean, curvature, below, bounded, held, inside)
-    moved = x * decay - total
+    moved = stepped(x, decay, total)
     tl.store(words + held, settle(kind, moved, round_key, param, tile, tiles), inside)
 
 
@@ -277,7 +277,7 @@ def update(
     decay: Any,
     round_key: Any,
 ) -> None:
-    """words <- round(words * decay - direction); tables: those of the one combination."""
+    """words <- round(words - (decay * words + direction)); tables: those of the one combination."""
     shares, mean, curvature, below, _ = dress
     tiles, length = tiles_of(law), len(words)
     if length == 0:

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from zodist.kernels.cuda import NUMBERS, base
 from zodist.kernels.cuda_range import EXACT, WARPS, even, offset, parts_of, share_of
-from zodist.kernels.cuda_tile import decode, encode, fill, settle
+from zodist.kernels.cuda_tile import decode, encode, fill, settle, stepped
 
 SHAPES = [*NUMBERS, "n", "folds", "rank", "lefts", "rights", "key"]
 
@@ -144,14 +144,14 @@ def _descend(
     kind: tl.constexpr,
     aligned: tl.constexpr,
 ):
-    """words <- round(words * decay - left @ right): float32 throughout, one rounding."""
+    """words <- round(words - (decay * words + left @ right)): float32 throughout, one rounding."""
     _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, 1)
     at = tile * 1024
     held = offset(at - origin, aligned) + j
     x = decode(kind, tl.load(words + held, inside, 0))
     row, column = spot(at, j, n)
     total = thin_sum(tl.zeros_like(x), left, right, 0, rank, n, row, column, inside)
-    tl.store(words + held, settle(kind, x * decay - total, round_key, param, tile, 1), inside)
+    tl.store(words + held, settle(kind, stepped(x, decay, total), round_key, param, tile, 1), inside)
 
 
 @triton.jit(do_not_specialize=SHAPES)
@@ -171,7 +171,7 @@ def _descend_outer(
     kind: tl.constexpr,
     aligned: tl.constexpr,
 ):
-    """words <- round(words * decay - left[row] * right[column] * table[row mod folds, column mod period])."""
+    """words <- round(words - (decay * words + left[row] * right[column] * table[row mod folds, column mod period]))."""
     _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, 1)
     at = tile * 1024
     held = offset(at - origin, aligned) + j
@@ -182,7 +182,7 @@ def _descend_outer(
     total = tl.zeros_like(x) + outer * tl.load(
         table + place, inside, 0.0
     )  # from 0, as where it is written first
-    tl.store(words + held, settle(kind, x * decay - total, round_key, param, tile, 1), inside)
+    tl.store(words + held, settle(kind, stepped(x, decay, total), round_key, param, tile, 1), inside)
 
 
 @triton.jit(do_not_specialize=SHAPES)
@@ -267,7 +267,7 @@ def descend(
     decay: Any,
     round_key: Any,
 ) -> None:
-    """words <- round(words * decay - left @ right); left float32 [m, r], right float32 [r, n]."""
+    """words <- round(words - (decay * words + left @ right)); left float32 [m, r], right float32 [r, n]."""
     length, (rank, n) = len(words), right.shape
     if length:
         fixed: Any = {"kind": kind, "aligned": even(origin, length), "num_warps": WARPS}
@@ -286,7 +286,7 @@ def descend_outer(
     decay: Any,
     round_key: Any,
 ) -> None:
-    """words <- round(words * decay - left[row] * right * T), T as zodist.kernels.outer has it."""
+    """words <- round(words - (decay * words + left[row] * right * T)), T as zodist.kernels.outer has it."""
     length = len(words)
     if length:
         fixed: Any = {"kind": kind, "aligned": even(origin, length), "num_warps": WARPS}

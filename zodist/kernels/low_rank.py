@@ -12,7 +12,7 @@ from numba import prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import WIDTH, add_four, add_rows
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, stepped, u32
 
 CHUNK = 32  # tiles per task: their numbers, 128 KiB, stay in the second-level cache
 
@@ -55,12 +55,12 @@ def _descend_tiles(kind, words, origin, left, right, param, decay, round_key, be
         piece, move = words[lo - origin : hi - origin], total[lo - low : hi - low]
         decode(kind, piece, x)
         for j in range(hi - lo):
-            x[j] = x[j] * decay - move[j]
+            x[j] = stepped(x[j], decay, move[j])
         settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
 
 
 def _descend(kind, words, origin, left, right, param, decay, round_key):
-    """words <- round(words * decay - left @ right): float32 throughout, one rounding.
+    """words <- round(words - (decay * words + left @ right)): float32 throughout, one rounding.
 
     words: numbers from ``origin`` on of the matrix [m, n] seen flat; left float32 [m, r], right float32 [r, n].
     """

@@ -11,7 +11,7 @@ from numba import prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
 from zodist.kernels.matrix import rows_per_task, weights_row
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, encode, f32, settle, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, encode, f32, settle, stepped, u32
 
 
 @compile_tile
@@ -62,9 +62,9 @@ def _rank_one(kind, out_kind, words, origin, rows, n, outs, left, right, tables)
 
 @compile_tile
 def _subtract_outer(x, decay, factor, right, table):
-    """x <- x * decay - factor * right * table.  Adding to 0 first is what writing the direction down would do to a -0."""
+    """x <- x - (decay * x + factor * right * table).  Adding to 0 first is what writing the direction does to a -0."""
     for j in range(x.size):
-        x[j] = x[j] * decay - (ZERO + (factor * right[j]) * table[j])
+        x[j] = stepped(x[j], decay, ZERO + (factor * right[j]) * table[j])
 
 
 @compile_tile
@@ -89,7 +89,7 @@ def _descend_tiles(kind, words, origin, begin, end, left, right, table, param, d
 
 
 def _descend_outer(kind, words, origin, left, right, table, param, decay, round_key):
-    """words <- round(words * decay - left[row] * right * T), T as above, of one combination: one pass, one rounding.
+    """words <- round(words - (decay * words + left[row] * right * T)), T as above, of one combination: one rounding.
 
     words: numbers from ``origin`` on of the matrix [m, n] seen flat; table float32 [A, B].
     """

@@ -10,33 +10,33 @@ import numpy as np
 from numba import prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
+from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, stepped, u32
 
 SGD, SIGN, MOMENTUM, ADAM = 0, 1, 2, 3
 
 
 @compile_tile
 def _sgd(x, g, decay, rate):
-    """Weights <- weights * decay - rate * gradient."""
+    """Weights <- weights - (decay * weights + rate * gradient)."""
     for j in range(g.size):
-        x[j] = x[j] * decay - rate * g[j]
+        x[j] = stepped(x[j], decay, rate * g[j])
 
 
 @compile_tile
 def _sign(x, g, decay, rate):
-    """Weights <- weights * decay - rate * sign(gradient)."""
+    """Weights <- weights - (decay * weights + rate * sign(gradient))."""
     for j in range(g.size):
         step = rate if g[j] > ZERO else (-rate if g[j] < ZERO else ZERO)
-        x[j] = x[j] * decay - step
+        x[j] = stepped(x[j], decay, step)
 
 
 @compile_tile
 def _momentum(x, g, kept, decay, rate, beta):
-    """Buffer <- beta * buffer + gradient; weights <- weights * decay - rate * buffer."""
+    """Buffer <- beta * buffer + gradient; weights <- weights - (decay * weights + rate * buffer)."""
     for j in range(g.size):
         m = beta * kept[j] + g[j]
         kept[j] = m
-        x[j] = x[j] * decay - rate * m
+        x[j] = stepped(x[j], decay, rate * m)
 
 
 @compile_tile
@@ -46,7 +46,7 @@ def _adam(x, g, m, v, decay, rate, beta1, beta2, root, epsilon):
     for j in range(g.size):
         m[j] = beta1 * m[j] + (one - beta1) * g[j]
         v[j] = beta2 * v[j] + (one - beta2) * (g[j] * g[j])
-        x[j] = x[j] * decay - rate * m[j] / (np.sqrt(v[j] * root) + epsilon)
+        x[j] = stepped(x[j], decay, rate * m[j] / (np.sqrt(v[j] * root) + epsilon))
 
 
 @compile_tile

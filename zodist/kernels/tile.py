@@ -24,6 +24,7 @@ S0, S1, S2, S3 = (f32(c) for c in noise.SIN)
 C0, C1, C2, C3 = (f32(c) for c in noise.COS)
 TO_UNIT, TO_CENTRE, TO_ANGLE, TWO_LN2 = noise.TO_UNIT, noise.TO_CENTRE, noise.TO_ANGLE, noise.TWO_LN2
 ROOT_BITS, ONE, ZERO = i32(noise.SQRT_HALF_BITS), f32(1.0), f32(0.0)
+NOTHING = f32(-0.0)  # what every number, 0 and -0 too, is the same with
 EIGHTH_TURN, SIGN_BIT, ONE_BITS = u32(1 << 29), u32(1 << 31), u32(0x3F800000)
 
 # Inner functions own no array: without numba's count of references, which costs as much as the arithmetic of a tile.
@@ -225,6 +226,15 @@ def encode_stochastic(kind, x, bits, words):
     else:
         for j in range(words.size):
             words[j] = _half(f32(x[j]).view(u32), u32(u32(bits[j]) >> u32(3)), f32(bits[j]) * f32(2.0**-16))
+
+
+@inline
+def stepped(x, decay, step):
+    """A weight that loses its share ``decay`` and a step: x - (decay * x + step); without decay x - step, bit for bit.
+
+    Both are added before the weight is rounded: 1 - decay would be 1 in float32 for a small decay.
+    """
+    return x - ((decay * x if decay > ZERO else NOTHING) + step)
 
 
 @compile_tile

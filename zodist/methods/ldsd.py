@@ -135,7 +135,7 @@ class LDSD(Method):
         s = self.settings
         if s.lr_mu == 0 or s.points == 1:
             return
-        decay, cache = np.float32(1.0 - s.mu_decay), {}
+        decay, cache = np.float32(s.mu_decay), {}
         for mean in self._means:
             many = mean.weights.numel() > cpu.SMALL
             self._dense.lay(mean, [seen], cache).update_(mean, decay, np.uint64(0), parallel=many)
