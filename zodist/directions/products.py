@@ -14,6 +14,7 @@ from zodist import noise
 from zodist.directions.direction import Dense
 from zodist.directions.matrix import matrix_shape
 from zodist.directions.param import Param
+from zodist.kernels import Noise
 
 
 class Coded(NamedTuple):
@@ -29,7 +30,7 @@ def core(coded: Coded, param: Param, left: np.ndarray, right: np.ndarray) -> np.
     out = np.empty((len(coded.tables), left.shape[1], right.shape[1]), np.float64)
     rows, columns = matrix_shape(param.shape)
     run = param.kernels.core.of(rows * columns)
-    run(rows, columns, *_place(coded, param), left.astype(np.float32), right.astype(np.float32), out)
+    run(rows, columns, _drawn(coded, param), left.astype(np.float32), right.astype(np.float32), out)
     return out
 
 
@@ -38,7 +39,7 @@ def times(coded: Coded, param: Param, right: np.ndarray) -> np.ndarray:
     rows, columns = matrix_shape(param.shape)
     out = np.empty((len(coded.tables), rows, right.shape[1]), np.float64)
     run = param.kernels.sketch.of(rows * columns)
-    run(np.arange(rows, dtype=np.int64), columns, *_place(coded, param), right.astype(np.float32), out)
+    run(np.arange(rows, dtype=np.int64), columns, _drawn(coded, param), right.astype(np.float32), out)
     return out
 
 
@@ -47,9 +48,15 @@ def back(coded: Coded, param: Param, left: np.ndarray) -> np.ndarray:
     rows, columns = matrix_shape(param.shape)
     out = np.empty((len(coded.tables), left.shape[1], columns), np.float64)
     run = param.kernels.back.of(rows * columns)
-    run(rows, columns, *_place(coded, param), left.astype(np.float32), out)
+    run(rows, columns, _drawn(coded, param), left.astype(np.float32), out)
     return out
 
 
-def _place(coded: Coded, param: Param) -> tuple:
-    return coded.noise.law, coded.keys, coded.tables, np.uint64(param.id), np.uint64(noise.Z)
+def plain(dense: Dense, keys: np.ndarray, param: Param) -> Noise:
+    """The base noises of some keys as they are, for kernels of the host: all in one combination, with tables of ones."""
+    ones = np.ones((1, len(keys), noise.TILE), np.float32)
+    return Noise(dense.law, keys, ones, np.uint64(param.id), np.uint64(noise.Z))
+
+
+def _drawn(coded: Coded, param: Param) -> Noise:
+    return Noise(coded.noise.law, coded.keys, coded.tables, np.uint64(param.id), np.uint64(noise.Z))

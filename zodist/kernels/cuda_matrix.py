@@ -15,6 +15,7 @@ import triton.language as tl
 from zodist.kernels.cuda import NUMBERS, base
 from zodist.kernels.cuda_range import EXACT, WARPS, even, offset, parts_of, share_of
 from zodist.kernels.cuda_tile import decode, encode, fill, settle, stepped
+from zodist.kernels.tile import Noise
 
 SHAPES = [*NUMBERS, "n", "folds", "rank", "lefts", "rights", "key"]
 
@@ -241,19 +242,16 @@ def product(
     outs: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
-    law: int,
-    key: Any,
-    param: Any,
-    role: Any,
+    noise: Noise,
 ) -> None:
     """outs[p, r] = W_row + factor * sum_k left[p, rows[r], k] * right[p, k, :], see zodist.kernels.matrix."""
     found = _place(words, origin, rows, n, outs)
     if found is not None:
         place, programs = found
         lefts, rights = (0 if len(f) == 1 else f[0].numel() for f in (left, right))
-        rank, numbers = right.shape[1], (int(key), int(param), int(role))
+        rank, numbers = right.shape[1], (int(noise.keys[0]), int(noise.param), int(noise.role))
         fixed: Any = {"kind": kind, "out_kind": out_kind, "aligned": even(origin, n), "num_warps": WARPS}
-        fixed |= {"law": law, "some": rank > 0}
+        fixed |= {"law": noise.law, "some": rank > 0}
         _product[(programs,)](*place, left, right, lefts, rights, rank, len(outs), *numbers, **fixed, **EXACT)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.directions import Combination, Dense, Dressed, Param
+from zodist.directions import Combination, Dense, Dressed, Param, products
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
 
@@ -118,8 +118,8 @@ class HiZOO(Method):
         bounds = np.float32(s.h_min), np.float32(s.h_max)
         for p in self.params:
             h = self.curvature[p.name]
-            place, bend = (np.uint64(p.id), np.uint64(noise.Z)), p.kernels.bend.of(h.size)
-            bend(h, p.origin, self._dense.law, keys, gains, subtract, fade, *bounds, *place)
+            drawn = products.plain(self._dense, keys, p)
+            p.kernels.bend.of(h.size)(h, p.origin, drawn, gains, subtract, fade, *bounds)
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The gradient over the curvature."""

@@ -31,7 +31,6 @@ from pydantic import Field, model_validator
 
 from zodist import noise
 from zodist.directions import Combination, Dense, Dressed, Param
-from zodist.kernels import cpu
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, leave_one_out
 
@@ -137,8 +136,7 @@ class LDSD(Method):
             return
         decay, cache = np.float32(s.mu_decay), {}
         for mean in self._means:
-            many = mean.weights.numel() > cpu.SMALL
-            self._dense.lay(mean, [seen], cache).update_(mean, decay, np.uint64(0), parallel=many)
+            self._dense.lay(mean, [seen], cache).update_(mean, decay, np.uint64(0), parallel=True)
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Mean of (z . g) z over the best of the points; the gradient itself while mu is 0, and with variant "rloo"."""

@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions import Combination, Dense, Param, Projected, matrix_shape
+from zodist.directions import Combination, Dense, Param, Projected, matrix_shape, products
 from zodist.methods.claims import Gradients, Moments, left_out
 from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
@@ -127,8 +127,9 @@ class Loren(Method):
         for p in self.params:
             a, (rows, columns) = self.a[p.name], matrix_shape(p.shape)
             total = np.empty(columns, np.float64)
-            place = self._dense.law, keys, np.uint64(p.id), np.uint64(noise.Z), a
-            q = p.kernels.score.of(rows * columns)(rows, columns, *place, table, total)
+            q = p.kernels.score.of(rows * columns)(
+                rows, columns, products.plain(self._dense, keys, p), a, table, total
+            )
             c, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
             score = -(total - c * q * a) / (d * np.sqrt(s.rho))
             a[:] = (1.0 - s.lr_a * s.decay_a) * a - s.lr_a * score

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from zodist.directions import NONE, Cache, Combination, Laid, LaidFused, Law, Param
-from zodist.kernels import SMALL
 from zodist.kernels import rules as kernels
 
 LEAST_DECAY = 2.0**-16  # the least share of the weights that is taken off at a time
@@ -124,7 +123,7 @@ class Rule:
             [view(held[param.name][start:stop]) for held in self.buffers()],
         )
         first, second = (*buffers, NONE, NONE)[:2]
-        run = param.kernels.move[self.parallel and stop - start > SMALL]
+        run = param.kernels.move.of(stop - start, self.parallel)
         factors = np.array([decay, *self.factors(lr)], np.float32)
         place = self.code, param.kind, words, param.origin + start
         run(*place, view(gradient), first, second, factors, np.uint64(param.id), key)
