@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
-from zodist import early, robust
+from zodist import early, refusals, robust
 from zodist.adapter import settings as adapters
 from zodist.config_errors import Places, nearest, sentence, shown, unknown_key, unknown_section
 from zodist.config_section import Count, Expression, Finite, Positive, Section, Text
@@ -173,7 +173,7 @@ class Config(Section):
         rule = self.rule
         if rule.warmup > self.run.steps:
             raise ValueError(f"rule.warmup = {rule.warmup} must be <= run.steps = {self.run.steps}")
-        for part in (robust, shards, adapters, early, objectives):
+        for part in (refusals, robust, shards, adapters, early, objectives):
             if why := part.contradiction(self):
                 raise ValueError(why)
         return self
