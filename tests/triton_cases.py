@@ -20,19 +20,7 @@ from exact import DTYPES, HALVES, KINDS, PARAM, ROLE, ROUND_KEY, dress, random, 
 from zodist import noise
 from zodist.directions import Combination, Dense, Law, LowRank, Param, Projected, RankOne, Signed, address
 from zodist.evaluator import Evaluator
-from zodist.kernels import (
-    ADAM,
-    BFLOAT16,
-    FLOAT16,
-    FLOAT32,
-    HOST,
-    MOMENTUM,
-    SGD,
-    SIGN,
-    Kernels,
-    Noise,
-    on_cuda,
-)
+from zodist.kernels import ADAM, BFLOAT16, FLOAT16, FLOAT32, HOST, MOMENTUM, SGD, SIGN, Kernels, Noise, on_cuda
 from zodist.methods import Probe
 from zodist.models import collect, digest
 from zodist.noise import GAUSSIAN, RADEMACHER

@@ -3,7 +3,7 @@
 Paper     a matrix [m, n] is probed at +eps U V^T and -eps U V^T: U [m, r] Gaussian in every step, V [n, r] Gaussian,
           drawn anew every ``refresh`` steps; W <- W - lr * slope * U V^T / r.  Vectors: Gaussian, as in MeZO.
           LOZO-M: N <- beta N + (1 - beta) slope * U; W <- W - lr * N V^T / r; when V changes, first N <- N (V_old^T
-          V_new) / n.  Vectors have an ordinary momentum.
+          V_new) / n.  Vectors have an ordinary momentum.  It goes with rule.name = "sgd" alone.
           Published: OPT-13B r = 1 to 2, refresh 50 or 100, eps 1e-3, lr 1e-6 or 1e-7; RoBERTa-large r = 4; beta =
           0.9.
 Code      leaves the 1 / r out.  It draws V before U from one stream when it probes and U alone when it updates, so
@@ -29,7 +29,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Stored, factor, matrix_shape
 from zodist.methods.claims import Gradients, Moments
-from zodist.methods.method import Method, Outcome, Settings, Step
+from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
 from zodist.methods.two_sided import two_sided
@@ -49,6 +49,10 @@ class LOZOSettings(Settings):
         "gaussian", description="law of U's numbers and of vectors'"
     )
     coupling: Literal["walsh", "independent"] = Field("walsh", description="how the probes of a step differ")
+
+    def refuses(self, rule: str) -> str:
+        """LOZO-M is a rule of its own."""
+        return second_rule(rule, "momentum", self.momentum, 0) if self.momentum else ""
 
 
 class LOZO(Method):

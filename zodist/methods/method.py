@@ -81,6 +81,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     codes: ClassVar[tuple[str, ...]] = ("probes",)
 
+    def refuses(self, rule: str) -> str:
+        """Why an update rule (rule.name) does not go with these settings, as a sentence for the user; "" if it does.
+
+        For rules that would undo what the method does to a step, or do it twice.  Asked when a run's settings are read.
+        """
+        return ""
+
     @model_validator(mode="after")
     def _codes_suffice(self) -> Self:
         if getattr(self, "coupling", "walsh") != "walsh":
@@ -96,6 +103,16 @@ class Settings(BaseModel):
                 f"{' or '.join(f'method.{key}' for key in counts)}{other}{of_batch}"
             )
         return self
+
+
+def second_rule(rule: str, key: str, value: object, off: object) -> str:
+    """``Settings.refuses`` of a method that makes its steps from moments, by method.<key> = value, unless that is off."""
+    if rule == "sgd":
+        return ""
+    return (
+        f"rule.name = {rule!r} would take moments or signs of steps that method.{key} = {value!r} has made of moments "
+        f"already; set rule.name = 'sgd' or method.{key} = {off!r}"
+    )
 
 
 class Method(ABC):

@@ -8,7 +8,8 @@ Paper     P [m, r] Haar orthonormal, drawn anew every ``refresh`` steps; N one-s
 Code      has a rate of 1e-7 for vectors written into it: vector_rate = 1e-7 / 1e-2 of rule.lr.  At a refresh it draws
           P anew for each of the N points and updates with the last.  Newton-Schulz runs in the weights' dtype.
 Derived   a matrix moves by sqrt(r) * lr in Frobenius norm whatever the losses say, one without gradient as well: the
-          rate has to decay.  So eps matters only for the losses, not for the size of a step.
+          rate has to decay.  So eps matters only for the losses, not for the size of a step.  Rules that scale every
+          weight's step by itself, "adam" and "sign", would undo O and vector_rate, and are refused.
 Departure directions are sqrt(m / r) P Psi: unit variance, as vectors have, so that eps compares with MeZO's; a
           published mu is ours * sqrt(m / r), matrix by matrix.  Singular values are set to 1 after the points of all
           probes of the step, which are those of all workers, are added up; float64 with a fixed order of sums; exact
@@ -60,6 +61,15 @@ class ZOMuonSettings(Settings):
         "gaussian", description="law of Psi and of vectors' numbers"
     )
     coupling: Literal["walsh", "independent"] = Field("walsh", description="how the points of a step differ")
+
+    def refuses(self, rule: str) -> str:
+        """Rules that give every weight a step of one size leave nothing of the singular values, nor of vector_rate."""
+        if rule not in ("adam", "sign"):
+            return ""
+        return (
+            f"rule.name = {rule!r} scales the step of every weight by itself, which undoes the singular values of 1 and "
+            "method.vector_rate; set rule.name = 'sgd' or 'momentum'"
+        )
 
 
 class ZOMuon(Method):
