@@ -20,7 +20,8 @@ from exact import DTYPES, HALVES, KINDS, PARAM, ROLE, ROUND_KEY, dress, random, 
 from zodist import noise
 from zodist.directions import Combination, Dense, Law, LowRank, Param, Projected, RankOne, Signed, address
 from zodist.evaluator import Evaluator
-from zodist.kernels import ADAM, BFLOAT16, FLOAT16, FLOAT32, HOST, MOMENTUM, SGD, SIGN, Kernels, Noise, on_cuda
+from zodist.kernels import BFLOAT16, FLOAT16, FLOAT32, HOST, Kernels, Noise, on_cuda
+from zodist.kernels import rules as formulas
 from zodist.methods import Probe
 from zodist.models import collect, digest
 from zodist.noise import GAUSSIAN, RADEMACHER
@@ -189,14 +190,22 @@ def digests(device: torch.device) -> None:
 @case
 def rules(device: torch.device) -> None:
     """Subnormal moments too: nothing is flushed to zero."""
-    factors = {SGD: [], SIGN: [], MOMENTUM: [0.9], ADAM: [0.9, 0.999, 3.3, 1e-8]}
+    factors = {
+        formulas.SGD: [],
+        formulas.SIGN: [],
+        formulas.MOMENTUM: [0.9],
+        formulas.ADAM: [0.9, 0.999, 3.3, 1e-8],
+    }
     n, none = 1100, np.empty(0, np.float32)
     for number, (rule, rest) in enumerate(factors.items()):
         kind = KINDS[number % 3]
         gradient, first, second = floats(number, n), floats(8, n), floats(9, n) ** 2
         gradient[::5], first[::3] = 0.0, first[::3] * np.float32(1e-38)
         second[::3] *= np.float32(1e-39)
-        first, second = (first if rule >= MOMENTUM else none), (second if rule == ADAM else none)
+        first, second = (
+            (first if rule >= formulas.MOMENTUM else none),
+            (second if rule == formulas.ADAM else none),
+        )
         every = np.array([0.99, 1e-2, *rest], np.float32)
         place = rule, kind, weights(kind, n), 1001, gradient, first, second
         wrote = [2, *([5] if len(first) else []), *([6] if len(second) else [])]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zodist.config.text import value_text
-from zodist.step import RULES
 
 from zodist.config import load
+from zodist.config.text import value_text
 from zodist.errors import ConfigError
 from zodist.methods import METHODS
+from zodist.step import RULES
 
 ENTRIES = sorted(Path(__file__).parent.parent.glob("configs/methods/*.toml"))
 SCALING = {"adam", "sign"}  # a weight's step has the same size whatever its gradient is multiplied with

@@ -2,8 +2,8 @@
 
 A ``Combination`` is a weighted sum of unit directions named by seeds.  What one seed means for one parameter is a
 ``Law``: ``Dense`` numbers, ``Dressed`` ones (masked, shifted, preconditioned element by element), or the matrix laws of
-zodist.directions.matrix.  A law lays combinations out for the kernels (``Laid``): base seeds and one Walsh table per combination,
-whatever the number of terms.
+zodist.directions.matrix.  A law lays combinations out for the kernels (``Laid``): base seeds and one Walsh table per
+combination, whatever the number of terms.
 """
 
 from __future__ import annotations

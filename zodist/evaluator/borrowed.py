@@ -93,6 +93,6 @@ class Borrowed(Leaf):
     def per_example(self, *args: Any, **kwargs: Any) -> Any:
         """Refused, in one sentence."""
         raise ModelError(
-            f"{', '.join(self.own)}: zodist cannot give single examples directions in {type(self.module).__name__}; leave it "
-            "out with model.train, or choose a method whose directions are the same for all examples of a batch"
+            f"{', '.join(self.own)}: zodist cannot give single examples directions in {type(self.module).__name__}; leave "
+            "it out with model.train, or choose a method whose directions are the same for all examples of a batch"
         )

@@ -192,7 +192,7 @@ class Evaluator:
         return found.logits[:, -1].float(), found.past_key_values if keeps else None
 
     def _check_calls(self) -> None:
-        """Every trained parameter must have been seen exactly once, or its perturbation is not the one that was asked for."""
+        """Every trained parameter must have been seen exactly once, or its perturbation is not what was asked for."""
         for path, names in self._owners.items() if len(self.frame.points) else ():
             calls = self.frame.calls.get(path, 0)
             if calls != 1 and not (self.one_by_one and calls):

@@ -1,6 +1,6 @@
 """Forwards that stand in for those of a model's modules, and what was there before.
 
-A forward may stand in a module itself rather than in its class, as the hooks of other libraries do: it is put back as it was.
+A forward may stand in a module itself rather than in its class, as hooks of other libraries do: it is put back as it was.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ from zodist.tasks import Batch
 
 @dataclass(frozen=True)
 class Weights:
-    """The evaluator's model as a task reads it.  points: none: the weights themselves; or one near them, see Evaluator.at."""
+    """The evaluator's model as a task reads it.
+
+    points: none: the weights themselves; or one point near them, see Evaluator.at.
+    """
 
     evaluator: Evaluator
     points: PointSet | tuple[()] = ()

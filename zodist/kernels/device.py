@@ -41,8 +41,8 @@ class Kernels:
     send: a numpy array as they take it.  view: a tensor on the device as they take it, sharing memory.  empty: room
     for float32 numbers of a shape.  rows: the numbers of neighbouring rows.
     piece: how many numbers of a gradient to make at a time.
-    bend, score, core, back, sketch, linalg: of what methods keep beside the weights.  That is small, lies in the host's memory
-    on every device, and so do these kernels' arguments.
+    bend, score, core, back, sketch, linalg: of what methods keep beside the weights.  That is small, lies in the host's
+    memory on every device, and so do these kernels' arguments.
     """
 
     send: Callable[[Any], Any]

@@ -241,8 +241,8 @@ def _score(m, n, noise, a, weights, out):
     U_{s,k}[i,j] = noise(keys[s])[i * n + j] * (-1)^popcount(k & (i * n + j)) and y_{s,k} = U_{s,k} a: the score of LOREN
     (arXiv 2511.07971) for a Walsh-coded population, one pass over the noise of each key whatever the number of codes.
     the noise's tables: ones [1, S, 1024].  a float32 [n]; weights float64 [S, M], M a power of two above every code, 1 if
-    there are none; out float64 [n].  Two transforms of M numbers per row: dear only if M is far above n.  float64 throughout; order:
-    j within buckets, keys within spans of rows (256 at most), rows within keys.
+    there are none; out float64 [n].  Two transforms of M numbers per row: dear only if M is far above n.  float64
+    throughout; order: j within buckets, keys within spans of rows (256 at most), rows within keys.
     """
     span, size = rows_per_span(m, SPANS), max(weights.shape[1], BUCKETS)
     spans = (m + span - 1) // span

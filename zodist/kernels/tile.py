@@ -33,8 +33,8 @@ EIGHTH_TURN, SIGN_BIT, ONE_BITS = u32(1 << 29), u32(1 << 31), u32(0x3F800000)
 class Noise(NamedTuple):
     """The numbers that a kernel draws of one parameter: base noises, and how combinations are made of them.
 
-    law: GAUSSIAN or RADEMACHER.  keys: base seeds, uint64 [S].  tables: float32 Walsh tables [C, S, L], L a power of two of at
-    least 1,024: number i of combination c is sum_s base_s[i] * tables[c, s, i mod L], added up in the order of s.
+    law: GAUSSIAN or RADEMACHER.  keys: base seeds, uint64 [S].  tables: float32 Walsh tables [C, S, L], L a power of two of
+    at least 1,024: number i of combination c is sum_s base_s[i] * tables[c, s, i mod L], added up in the order of s.
     param, role: where they are drawn, uint64.  Kernels without combinations have tables of their own, or none.
     """
 
