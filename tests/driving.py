@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from zodist.directions import Combination, Law, Param, address
+from zodist.directions import Gradient, Kept, Law, Param, address, lay_out
 from zodist.methods import Method, Outcome, Probe, StepSeeds
 
 Losses = Callable[[np.ndarray], np.ndarray]  # float64 [points, numbers], how far each is -> float64 [points]
@@ -32,16 +32,16 @@ def begun(method: Method, of: Sequence[Param]) -> Method:
     return method
 
 
-def numbers(law: Law | None, param: Param, at: Sequence[Combination]) -> np.ndarray:
-    """The directions of some combinations, float32 [combinations, numbers]."""
+def numbers(law: Law | Kept | None, param: Param, at: Sequence[Gradient]) -> np.ndarray:
+    """The directions of some points or gradients, float32 [points, numbers]."""
     out = torch.zeros(len(at), param.weights.numel())
     if law is not None:
-        law.lay(param, at, {}).write_(param, param.origin, param.origin + out.shape[1], out, add=False)
+        lay_out(law, param, at, {}).write_(param, param.origin, param.origin + out.shape[1], out, add=False)
     return out.numpy()
 
 
-def moves(method: Method, at: Sequence[Combination], *, update: bool = False) -> np.ndarray:
-    """Combinations over all parameters, as probes or as the update sees them: float64 [combinations, numbers]."""
+def moves(method: Method, at: Sequence[Gradient], *, update: bool = False) -> np.ndarray:
+    """Points or gradients over all parameters, as probes or as the update sees them: float64 [points, numbers]."""
     laws = [(method.update(p) if update else method.direction(p), p) for p in method.params]
     return np.concatenate([numbers(law, p, at) for law, p in laws], axis=1).astype(np.float64)
 

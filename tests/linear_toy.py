@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from zodist.directions import Combination, LaidLowRank, Law, Param, address
+from zodist.directions import Gradient, Kept, LaidLowRank, Law, Param, address, lay_out
 from zodist.methods import METHODS, Method, Outcome, Probe, StepSeeds
 
 SHAPES = {"w": (24, 16), "b": (24,), "c": (6, 5, 2)}
@@ -24,18 +24,18 @@ def params(shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> list[Param]:
     return made
 
 
-def numbers(law: Law | None, param: Param, *combinations: Combination) -> np.ndarray:
-    """The directions of combinations, float32 [C, *shape]."""
+def numbers(law: Law | Kept | None, param: Param, *gradients: Gradient) -> np.ndarray:
+    """What a law makes of points or gradients, float32 [C, *shape]."""
     assert law is not None
-    out = torch.empty(len(combinations), math.prod(param.shape))
-    law.lay(param, combinations, {}).write_(param, 0, out.shape[1], out, add=False)
-    return out.numpy().reshape(len(combinations), *param.shape)
+    out = torch.empty(len(gradients), math.prod(param.shape))
+    lay_out(law, param, gradients, {}).write_(param, 0, out.shape[1], out, add=False)
+    return out.numpy().reshape(len(gradients), *param.shape)
 
 
-def factors(law: Law | None, param: Param, *combinations: Combination) -> LaidLowRank:
-    """The factors of a low-rank law at some combinations."""
+def factors(law: Law | Kept | None, param: Param, *gradients: Gradient) -> LaidLowRank:
+    """The thin factors of what a law makes of points or gradients."""
     assert law is not None
-    laid = law.lay(param, combinations, {})
+    laid = lay_out(law, param, gradients, {})
     assert isinstance(laid, LaidLowRank)
     return laid
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from zodist.directions.direction import Combination
+from zodist.directions.kept import Gradient, lay_out
 from zodist.directions.moments import LaidRatio, Recent
 from zodist.directions.param import Param, address
 from zodist.methods import MeZO, MeZOSettings, Probe, StepSeeds
@@ -46,7 +47,7 @@ def made_up(probes: int, step: int) -> np.ndarray:
     return 2.0 + np.random.Generator(np.random.PCG64(step)).standard_normal((probes, 2))
 
 
-def gradient(method: MeZO, step: int, losses: np.ndarray | None = None) -> Combination:
+def gradient(method: MeZO, step: int, losses: np.ndarray | None = None) -> Any:
     generator = method.step(StepSeeds(7, step))
     probes = next(generator)
     with pytest.raises(StopIteration) as stop:
@@ -58,10 +59,10 @@ def rule_of(name: str, p: Param, **settings: float) -> Rule:
     return RULES[name](RuleSettings(name, **settings), [p])  # type: ignore[arg-type]
 
 
-def numbers(method: MeZO, combination: Combination, p: Param, start: int = 0, stop: int = N) -> np.ndarray:
-    """What the update's law makes of a gradient, float32."""
+def numbers(method: MeZO, gradient: Gradient, p: Param, start: int = 0, stop: int = N) -> np.ndarray:
+    """What the update makes of a gradient, float32."""
     law, out = method.update(p), torch.empty(1, stop - start)
-    law.lay(p, [combination], {}).write_(p, start, stop, out, add=False)
+    lay_out(law, p, [gradient], {}).write_(p, start, stop, out, add=False)
     return out[0].numpy().copy()
 
 
@@ -153,15 +154,15 @@ def test_any_piece_and_any_number_of_threads_gives_the_same_bits(coupling):
     pieces = [numbers(method, unit, p, a, b) for a, b in ((0, 700), (700, 5000), (5000, n))]
     assert np.concatenate(pieces).tobytes() == whole.tobytes()
     out = torch.empty(1, n)
-    method.update(p).lay(p, [unit], {}).write_(p, 0, n, out, add=False, parallel=True)
+    lay_out(method.update(p), p, [unit], {}).write_(p, 0, n, out, add=False, parallel=True)
     assert out.numpy().tobytes() == whole.tobytes()
 
 
-def test_a_ratio_scales_with_the_combination_and_is_no_probe():
+def test_a_ratio_scales_with_the_factor_and_is_no_probe():
     method, p = mezo(memory="adam"), param()
     unit = gradient(method, 1)
     assert (numbers(method, unit * 0.5, p) == numbers(method, unit, p) * np.float32(0.5)).all()
-    laid = method.update(p).lay(p, [unit], {})
+    laid = lay_out(method.update(p), p, [unit], {})
     assert isinstance(laid, LaidRatio)
     with pytest.raises(TypeError, match="no probe"):
         laid.write_(p, 0, N, torch.empty(1, N))

@@ -8,7 +8,7 @@ import torch
 from linear_toy import SHAPES, answer, ask, build, factors, gradients_of, linear_step, numbers
 
 from zodist import noise
-from zodist.directions import Combination, Dense, Quotient, Stored
+from zodist.directions import Combination, Quotient, Scaled, Stored
 from zodist.methods.registry import METHODS
 
 BETAS = {"beta1": 0.75, "beta2": 0.875}
@@ -113,7 +113,7 @@ def test_plain_tezo_has_no_state_and_moments_forbid_a_refresh():
         METHODS["tezo"].settings.model_validate({"refresh": 10, "memory": "adam"})
 
 
-# The quotient law
+# Quotients
 
 
 def quotient(p) -> tuple[Quotient, np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ def quotient(p) -> tuple[Quotient, np.ndarray, np.ndarray]:
 def test_a_quotient_is_rounded_after_each_operation():
     p = build("tezo").params[0]
     law, above, below = quotient(p)
-    got = numbers(law, p, Combination.of((1, 0.5), (2, -0.25)), Combination.of((9, 3.0)))
+    got = numbers(law, p, Scaled(0.25), Scaled(3.0))
     root = np.sqrt(np.float32(4.0) * below) + np.float32(0.01)
     for factor, found in zip((0.5, 6.0), got, strict=True):
         assert (found.reshape(-1) == np.float32(factor) * above / root).all()
@@ -137,8 +137,8 @@ def test_a_quotient_is_added_to_the_weights_by_range_and_by_row(dtype):
     p = build("tezo").params[0]
     law, _, _ = quotient(p)
     p.weights.copy_(torch.linspace(-1.0, 1.0, p.weights.numel()))
-    at = [Combination.of((1, 1.0)), Combination.of((1, -1.0))]
-    alone = torch.from_numpy(numbers(law, p, *at)).view(2, -1)
+    at = [1.0, -1.0]
+    alone = torch.from_numpy(numbers(law, p, *map(Scaled, at))).view(2, -1)
     want = (alone + p.weights).to(dtype)
     laid, out = law.lay(p, at, {}), torch.empty(2, 32, dtype=dtype)
     laid.write_(p, 16, 48, out)
@@ -148,11 +148,9 @@ def test_a_quotient_is_added_to_the_weights_by_range_and_by_row(dtype):
     assert (rows == want.view(2, 24, 16)[:, [7, 2]]).all()
 
 
-def test_a_quotient_takes_whole_rows_where_one_of_its_laws_does():
+def test_a_quotient_takes_whole_rows_where_one_of_its_parts_does():
     method = build("tezo", rank=3, memory="adam")
     linear_step(method, 0, gradients_of())
     p = method.params[0]
-    law = method.update(p)
-    unit = Combination.of((1, 1.0))
-    assert law.lay(p, [unit], {}).grain == 16
-    assert Quotient(Dense(0, True), Dense(1, True), 1.0, lambda: (1.0, 1.0)).lay(p, [unit], {}).grain == 1
+    assert method.update(p).lay(p, [1.0], {}).grain == 16
+    assert quotient(p)[0].lay(p, [1.0], {}).grain == 1

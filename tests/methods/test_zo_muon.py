@@ -17,7 +17,7 @@ from linear_toy import (
     numbers,
 )
 
-from zodist.directions import Combination
+from zodist.directions import Scaled
 from zodist.kernels import linalg
 
 MATRIX = {"w": (16, 8)}
@@ -57,7 +57,7 @@ def test_all_probes_are_pooled_before_singular_values_are_set(exact):
     slope, directions = slopes_and_directions(method, 5, gradients)
     found = linear_step(method, 5, gradients)[1]["w"]
     p = method.params[0]
-    basis = factors(method.update(p), p, Combination.of((1, 1.0))).left[0].astype(np.float64)
+    basis = factors(method.update(p), p, Scaled(1.0)).left[0].astype(np.float64)
 
     def step(slope: np.ndarray, directions: np.ndarray) -> np.ndarray:
         inner = basis.T @ np.tensordot(slope, directions, axes=1)
@@ -103,11 +103,11 @@ def test_vectors_take_the_plain_estimate_at_a_rate_of_their_own():
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def test_the_update_scales_with_the_sum_of_weights():
+def test_the_update_scales_with_the_factor():
     """A rule hands in its learning rate so."""
     method = build("zo_muon", points=4, rank=4, vector_rate=0.5)
     outcome, found = linear_step(method, 0, gradients_of())
-    assert outcome.gradient.weights.tolist() == [1.0]
+    assert outcome.gradient == Scaled(1.0)
     for p in method.params:
         half = numbers(method.update(p), p, outcome.gradient * 0.5)[0]
         np.testing.assert_allclose(half, 0.5 * found[p.name], rtol=1e-6)

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from zodist import noise
-from zodist.directions import Param, address
+from zodist.directions import Combination, Dense, Gradient, Kept, Law, Param, Recalled, Scaled, address
 from zodist.errors import JournalError, ZodistError
-from zodist.methods import METHODS
+from zodist.methods import METHODS, MeZO, MeZOSettings, Outcome
 from zodist.models import params
 from zodist.step.fold import Replayed, Replica
 from zodist.step.records import Entry, to_values
 from zodist.step.rules import RULES, schedule
+
+UNIT, DENSE = Combination.of((1 << 16, 1.0)), Dense(noise.GAUSSIAN, coded=True)
+RECALLED = Recalled(DENSE, lambda: UNIT)
 
 
 class Rate:
@@ -114,6 +117,51 @@ def test_a_step_without_a_finite_loss_leaves_the_weights_alone():
     assert params.digest(machine.params) == before and machine.step == 0
 
 
+class Fitting(MeZO):
+    """MeZO whose step returns ``ends`` and whose update gives ``moves``."""
+
+    ends: Gradient
+    moves: Law | Kept
+
+    def step(self, seeds):
+        outcome = yield from super().step(seeds)
+        return outcome if outcome.empty else Outcome(self.ends, outcome.loss, outcome.slope)
+
+    def update(self, param: Param) -> Law | Kept:
+        return self.moves
+
+
+@pytest.mark.parametrize(
+    ("ends", "moves", "said"),
+    [
+        (
+            Scaled(1.0),
+            DENSE,
+            "has a Scaled, which takes a Kept to move weights, and Fitting.update gave a Dense",
+        ),
+        (
+            UNIT,
+            RECALLED,
+            "has a Combination, which takes a Law to move weights, and Fitting.update gave a Recalled",
+        ),
+    ],
+    ids=["scaled", "estimate"],
+)
+def test_an_outcome_that_the_update_cannot_take_is_refused_with_the_method_s_name(ends, moves, said):
+    """And the weights are those of before; a step without a finite loss is one, whatever its update gives."""
+    method, held = Fitting(MeZOSettings.model_validate({"probes": 2})), weights(torch.float32)
+    method.ends, method.moves = ends, moves
+    machine = Replica(held, method, RULES["sgd"](Rate(), held), seed=3, steps=6, data_lanes=2)
+    before = params.digest(machine.params)
+    with pytest.raises(ZodistError, match="step 0: the outcome of Fitting.step " + said) as found:
+        machine.advance(Replayed(entries(2)[:1], 2))
+    assert "\n" not in str(found.value)
+    bad = Entry(0, 0, 0.025, to_values(np.full((4, 2), np.nan)))
+    with pytest.raises(ZodistError, match="no probe has a finite loss"):
+        machine.advance(Replayed([bad], 2))
+    assert params.digest(machine.params) == before and machine.step == 0
+
+
 def test_a_probe_that_is_not_finite_is_left_out_of_the_step():
     """The step is that of the other probe alone, with its full weight."""
     both, one = replica(torch.float32, "sgd", probes=2), replica(torch.float32, "sgd", probes=2)
@@ -121,7 +169,9 @@ def test_a_probe_that_is_not_finite_is_left_out_of_the_step():
     broken = losses.copy()
     broken[2, 0] = np.inf
     outcome = both.advance(Replayed([Entry(0, 0, 0.025, to_values(broken))], 2))
+    assert isinstance(outcome.gradient, Combination)
     assert outcome.skipped == 1 and len(outcome.gradient) == 1
     assert outcome.gradient.weights[0] == pytest.approx(-0.5 / (2 * 1e-3))
     kept = one.advance(Replayed([Entry(0, 0, 0.025, to_values(losses))], 2))
+    assert isinstance(kept.gradient, Combination)
     assert len(kept.gradient) == 2 and kept.skipped == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 
-from zodist.directions import Combination
+from zodist.directions import Combination, Kept, Scaled, Stored
 from zodist.methods import METHODS, MeZO, MeZOSettings, Outcome, Probe, slopes
 from zodist.testing.subject import subject
 from zodist.testing.suite import CHECKS, check_method, suite
@@ -36,7 +36,7 @@ class Sound(MeZO):
         outcome = yield from super().step(seeds)
         if not np.isfinite(losses).all():
             return Outcome(Combination.of(), np.nan, np.nan, outcome.skipped + 1)
-        if not len(outcome.gradient):
+        if outcome.empty:
             return outcome
         return self.after(losses, outcome)
 
@@ -131,6 +131,7 @@ class Elsewhere(MeZO):
 
     def step(self, seeds):
         outcome = yield from super().step(seeds)
+        assert isinstance(outcome.gradient, Combination)
         gradient = Combination(outcome.gradient.seeds + np.uint64(1 << 20), outcome.gradient.weights)
         return Outcome(gradient, outcome.loss, outcome.slope, outcome.skipped)
 
@@ -165,6 +166,26 @@ class Forgetful(MeZO):
     memory = "4 bytes a weight (mean)"
 
 
+class Worked(MeZO):
+    """Says what the step worked out, and leaves update() to the laws of seeds."""
+
+    def step(self, seeds):
+        outcome = yield from super().step(seeds)
+        return outcome if outcome.empty else Outcome(Scaled(1.0), outcome.loss, outcome.slope)
+
+
+class Whole(Kept):
+    """Ones, whatever the factor."""
+
+    def lay(self, param, factors, cache):
+        return Stored(np.ones(param.weights.numel(), np.float32)).lay(param, [1.0] * len(factors), cache)
+
+
+class Unscaled(Worked):
+    def update(self, param):
+        return Whole()
+
+
 class Bare(BaseModel):
     probes: int = Field(1)
 
@@ -193,6 +214,8 @@ FAULTS = {
     Writing: "weights_are_read_only_during_evaluations",
     Boasting: "error_is_as_declared",
     Forgetful: "state_is_as_large_as_memory_says",
+    Worked: "update_moves_by_what_the_step_returns",
+    Unscaled: "update_moves_by_what_the_step_returns",
     Loose: "settings_are_strict_and_described",
     Nameless: "class_says_what_it_is",
 }

@@ -8,10 +8,15 @@ from .direction import Laid as Laid
 from .direction import LaidDense as LaidDense
 from .direction import LaidFused as LaidFused
 from .direction import Law as Law
-from .direction import Recalled as Recalled
-from .direction import Stored as Stored
 from .direction import Term as Term
 from .direction import coded_tables as coded_tables
+from .kept import Gradient as Gradient
+from .kept import Kept as Kept
+from .kept import Product as Product
+from .kept import Recalled as Recalled
+from .kept import Scaled as Scaled
+from .kept import Stored as Stored
+from .kept import lay_out as lay_out
 from .matrix import LaidLowRank as LaidLowRank
 from .matrix import LowRank as LowRank
 from .matrix import Projected as Projected

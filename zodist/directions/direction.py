@@ -3,7 +3,7 @@
 A ``Combination`` is a weighted sum of unit directions named by seeds.  What one seed means for one parameter is a
 ``Law``: ``Dense`` numbers, ``Dressed`` ones (masked, shifted, preconditioned element by element), or the matrix laws of
 zodist.directions.matrix.  A law lays combinations out for the kernels (``Laid``): base seeds and one Walsh table per
-combination, whatever the number of terms.
+combination, whatever the number of terms.  Updates that no seed names are in zodist.directions.kept.
 """
 
 from __future__ import annotations
@@ -177,38 +177,6 @@ class Dressed(Law):
         shares = cache["shares"]
         dress = shares, self.mean, self.curvature, self.below
         return LaidDense(param.kernels, self.noise.law, keys, tables, *dress)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Recalled(Law):
-    """A law for updates that a method works out itself: another law, at a combination that it remembers.
-
-    The combinations asked for only say how much of it, by the sum of their weights (so that a rule's learning rate
-    has its effect).  recall: gives the combination.
-    """
-
-    law: Law
-    recall: Callable[[], Combination]
-
-    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> Laid:
-        """The other law's layout; parameters of one law share it."""
-        own = cache.setdefault(("recalled", self.recall), {})
-        if "at" not in own:
-            own["at"] = [self.recall() * float(c.weights.sum()) for c in combinations]
-        return self.law.lay(param, own["at"], own)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Stored(Law):
-    """Numbers that the method keeps, float32 over the held weights, times the sum of a combination's weights."""
-
-    numbers: np.ndarray
-
-    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
-        """No noise, only a mean."""
-        shares = np.array([c.weights.sum() for c in combinations], np.float32)
-        keys, tables = np.empty(0, np.uint64), np.zeros((len(combinations), 0, noise.TILE), np.float32)
-        return LaidDense(param.kernels, noise.RADEMACHER, keys, tables, shares, self.numbers)
 
 
 class LaidDense(LaidFused):

@@ -1,8 +1,8 @@
 """Moments of the last few gradients, rebuilt from their seeds and weights instead of kept for every weight.
 
 A gradient is a combination of seeds, so the last ones are a few numbers each (``Recent``), and their decayed sum is a
-combination again: momentum costs no memory.  The second moment is no combination; ``Ratio`` is the law whose numbers
-are Adam's m / (sqrt(v) + epsilon).  Either costs one pass of noise over the weights for every step kept.
+combination again: momentum costs no memory.  The second moment is no combination; ``Ratio`` is what is
+worked out of both, Adam's m / (sqrt(v) + epsilon).  Either costs one pass of noise over the weights for every step kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions.direction import Cache, Combination, Dense, Laid, Law, coded_tables
+from zodist.directions.direction import Cache, Combination, Dense, Laid, coded_tables
+from zodist.directions.kept import Kept
 from zodist.directions.param import Param
 from zodist.kernels import Kernels, Noise
 
@@ -65,10 +66,10 @@ class Recent:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Ratio(Law):
-    """m_i / (sqrt(v_i) + epsilon) for weight i, times the sum of a combination's weights; its seeds say nothing.
+class Ratio(Kept):
+    """m_i / (sqrt(v_i) + epsilon) for weight i.
 
-    m, v: decayed means of the recent gradients under ``noise`` and of their squares.  For updates only.
+    m, v: decayed means of the recent gradients under ``noise`` and of their squares.
     """
 
     noise: Dense
@@ -77,30 +78,30 @@ class Ratio(Law):
     beta2: float
     epsilon: float
 
-    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidRatio:
+    def lay(self, param: Param, factors: Sequence[float], cache: Cache) -> LaidRatio:
         """One set of tables serves every parameter."""
         if self not in cache:
-            cache[self] = LaidRatio(param.kernels, self, combinations)
+            cache[self] = LaidRatio(param.kernels, self, factors)
         return cache[self]
 
 
 class LaidRatio(Laid):
     """The tables of the recent steps."""
 
-    def __init__(self, kernels: Kernels, law: Ratio, combinations: Sequence[Combination]) -> None:
+    def __init__(self, kernels: Kernels, ratio: Ratio, factors: Sequence[float]) -> None:
         """kernels: those that will run; the arrays go to their device here, once."""
-        self.law, send = law.noise.law, kernels.send
-        laid = [coded_tables(law.noise, [gradient]) for gradient in law.recent.steps()]
+        self.law, send = ratio.noise.law, kernels.send
+        laid = [coded_tables(ratio.noise, [gradient]) for gradient in ratio.recent.steps()]
         self.keys = send(np.concatenate([keys for keys, _ in laid]))
         length = max(tables.shape[-1] for _, tables in laid)  # tables are periodic
         self.tables = send(
             np.concatenate([np.tile(t, (1, 1, length // t.shape[-1])) for _, t in laid], axis=1)
         )
         self.first = send(np.concatenate([[0], np.cumsum([len(keys) for keys, _ in laid])]).astype(np.int64))
-        self.shares = send(law.recent.shares(law.beta1).astype(np.float32))
-        self.squares = send(law.recent.shares(law.beta2).astype(np.float32))
-        self.epsilon = np.float32(law.epsilon)
-        self.factors = np.array([c.weights.sum() for c in combinations], np.float32)
+        self.shares = send(ratio.recent.shares(ratio.beta1).astype(np.float32))
+        self.squares = send(ratio.recent.shares(ratio.beta2).astype(np.float32))
+        self.epsilon = np.float32(ratio.epsilon)
+        self.factors = np.array(factors, np.float32)
 
     def write_(
         self,

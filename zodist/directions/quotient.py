@@ -1,4 +1,4 @@
-"""A law for updates of Adam's kind: one law's numbers over the roots of another's, element by element."""
+"""Updates of Adam's kind: kept numbers over the roots of others, element by element."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zodist.directions.direction import Cache, Combination, Laid, Law
+from zodist.directions.direction import Cache, Laid
+from zodist.directions.kept import Kept
 from zodist.directions.param import Param
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Quotient(Law):
-    """m / (sqrt(v) + epsilon), times the sum of a combination's weights.
+class Quotient(Kept):
+    """m / (sqrt(v) + epsilon).
 
-    above, below: laws of m and v, such as Stored or LowRank, which scale with the sum of a combination's weights as well;
-    the numbers of v must not be negative.  correct: what m and v are multiplied with, Adam's corrections.
+    above, below: m and v, such as Stored or a Product; the numbers of v must not be negative.  correct: what m and v are
+    multiplied with, Adam's corrections.
     """
 
-    above: Law
-    below: Law
+    above: Kept
+    below: Kept
     epsilon: float
     correct: Callable[[], tuple[float, float]]
 
-    def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidQuotient:
-        """Both laws' layouts; their tables are not shared between parameters, for m and v need none."""
+    def lay(self, param: Param, factors: Sequence[float], cache: Cache) -> LaidQuotient:
+        """Both layouts; their tables are not shared between parameters, for m and v need none."""
         first, second = self.correct()
-        above = self.above.lay(param, [c * first for c in combinations], {})
-        below = self.below.lay(param, [Combination.of((0, second))], {})
+        above = self.above.lay(param, [factor * first for factor in factors], {})
+        below = self.below.lay(param, [second], {})
         return LaidQuotient(above, below, np.float32(self.epsilon))
 
 
 class LaidQuotient(Laid):
-    """m at every combination, and v once."""
+    """m at every factor, and v once."""
 
     def __init__(self, above: Laid, below: Laid, epsilon: np.float32) -> None:
         self.above, self.below, self.epsilon = above, below, epsilon
@@ -63,7 +64,7 @@ class LaidQuotient(Laid):
         out.copy_(m)
 
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
-        """One row after the other: this law is for updates, which take ranges."""
+        """One row after the other: quotients are for updates, which take ranges."""
         width, row = out.shape[-1], torch.empty(len(out), out.shape[-1], dtype=out.dtype)
         for place, number in enumerate(index.tolist()):
             self.write_(param, number * width, (number + 1) * width, row, parallel=parallel)

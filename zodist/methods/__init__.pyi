@@ -3,6 +3,7 @@ from .method import Outcome as Outcome
 from .method import Probe as Probe
 from .method import Settings as Settings
 from .method import Step as Step
+from .method import misfit as misfit
 from .mezo import MeZO as MeZO
 from .mezo import MeZOSettings as MeZOSettings
 from .registry import METHODS as METHODS

@@ -27,11 +27,24 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Stored, factor, matrix_shape
+from zodist.directions import (
+    Cache,
+    Combination,
+    Dense,
+    Kept,
+    Law,
+    LowRank,
+    Param,
+    Product,
+    Scaled,
+    Stored,
+    factor,
+    matrix_shape,
+)
 from zodist.methods.claims import Gradients, Moments
 from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
-from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
+from zodist.methods.thin import ONES, Bases, dense_numbers, fade_, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided
 
 
@@ -83,12 +96,12 @@ class LOZO(Method):
         """U V^T / sqrt(r) for a matrix."""
         return LowRank(partial(self._factors, param)) if is_matrix(param) else self._dense
 
-    def update(self, param: Param) -> Law:
+    def update(self, param: Param) -> Law | Kept:
         """With momentum N V^T, where N is kept."""
         if not self.settings.momentum:
             return self.direction(param)
         if is_matrix(param):
-            return LowRank(partial(self._moved, param))
+            return Product(partial(self._moved, param))
         return Stored(self._momenta[param.name])
 
     def step(self, seeds: StepSeeds) -> Step:
@@ -96,11 +109,10 @@ class LOZO(Method):
         s = self.settings
         self._bases.enter(seeds)
         outcome = yield from two_sided(seeds, s.probes, s.eps, s.coupling)
-        if not s.momentum or not len(outcome.gradient):
+        if not s.momentum or outcome.empty:
             return outcome
         self._remember(outcome.gradient)
-        whole = Combination.of((int(outcome.gradient.seeds[0]), 1.0))
-        return Outcome(whole, outcome.loss, outcome.slope, outcome.skipped)
+        return Outcome(Scaled(1.0), outcome.loss, outcome.slope, outcome.skipped)
 
     def state(self) -> dict[str, np.ndarray]:
         """The momenta, by parameter, and the window whose V they belong to."""
@@ -142,10 +154,8 @@ class LOZO(Method):
     ) -> tuple[np.ndarray, np.ndarray]:
         return self._lefts(param, combinations, cache), self._bases.right(param).T[None]
 
-    def _moved(
-        self, param: Param, combinations: Sequence[Combination], cache: Cache
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self._momenta[param.name] * shares(combinations), self._bases.right(param).T[None]
+    def _moved(self, param: Param, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._momenta[param.name], ONES, self._bases.right(param).T
 
     def _remember(self, gradient: Combination) -> None:
         """Take a gradient up into the momenta, once they belong to the present V."""

@@ -78,7 +78,7 @@ class MEAZO(Method):
         """One round: every probe at +eps and -eps."""
         s = self.settings
         outcome = yield from two_sided(seeds, s.probes, s.eps, s.coupling)
-        if len(outcome.gradient) == 0:
+        if outcome.empty:
             return outcome
         mean = math.fsum(outcome.gradient.weights)  # each is a slope over the number of slopes
         measured = (outcome.slope if s.square_of == "each" else mean) ** 2

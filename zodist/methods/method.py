@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from zodist import noise
-from zodist.directions import Combination, Law, Param
+from zodist.directions import Combination, Gradient, Kept, Law, Param, Scaled
 from zodist.methods.steps import StepSeeds
 
 
@@ -52,23 +52,35 @@ class Probe:
         return 2 * passes if self.paired else passes + 1
 
 
+G = TypeVar("G", bound=Gradient, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Generic[G]):
     """What a step decided.
 
-    gradient: the estimate.  loss: mean loss of the probes, nats.  slope: root mean square of the measured slopes, nats
-    per weight unit.  skipped: probes left out because a loss was not finite.  then: the change of the method's state that
-    has to wait until the weights have moved, because the update's directions depend on the old state.
+    gradient: an estimate of seeds (Combination), which moves weights by the laws that ``update`` gives; or so much of
+    what the method keeps or has worked out (Scaled), which ``update`` gives as Kept.  A step without a finite loss has
+    an estimate without terms, either way.
+    loss: mean loss of the probes, nats.  slope: root mean square of the measured slopes, nats per weight unit.
+    skipped: probes left out because a loss was not finite.  then: the change of the method's state that has to wait
+    until the weights have moved, because the update's directions depend on the old state.
     """
 
-    gradient: Combination
+    gradient: G
     loss: float
     slope: float
     skipped: int = 0
     then: Callable[[], None] | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to learn from."""
+        return isinstance(self.gradient, Combination) and not len(self.gradient)
 
-Step = Generator[tuple[Probe, ...], np.ndarray, Outcome]
+
+Step = Generator[tuple[Probe, ...], np.ndarray, Outcome[Gradient]]
+Estimate = Generator[tuple[Probe, ...], np.ndarray, Outcome[Combination]]  # a step that ends in seeds
 
 
 class Settings(BaseModel):
@@ -137,8 +149,11 @@ class Method(ABC):
     def direction(self, param: Param) -> Law | None:
         """What a seed means for this parameter; None: the method leaves it alone.  Called once, after begin."""
 
-    def update(self, param: Param) -> Law | None:
-        """What a seed means when the gradient moves the weights, where that differs from the direction of a probe."""
+    def update(self, param: Param) -> Law | Kept | None:
+        """What the gradient stands for when it moves the weights, where that is not the direction of a probe.
+
+        A Law if ``step`` ends in an estimate of seeds, a Kept if it ends in a scaled state.  Called once, after direction.
+        """
         return self.direction(param)
 
     @abstractmethod
@@ -185,3 +200,16 @@ class Method(ABC):
             )
         for name, array in held.items():
             array[...] = state[name]
+
+
+def misfit(method: Method, outcome: Outcome[Gradient], updates: Iterable[Law | Kept | None]) -> str:
+    """A sentence that says why an outcome cannot move weights by what ``update`` gave; "" for one that can."""
+    kind, gradient = type(method).__name__, type(outcome.gradient).__name__
+    wanted, other = (Kept, Combination) if isinstance(outcome.gradient, Scaled) else (Law, Scaled)
+    for update in () if outcome.empty else updates:
+        if update is not None and not isinstance(update, wanted):
+            return (
+                f"the outcome of {kind}.step has a {gradient}, which takes a {wanted.__name__} to move weights, and "
+                f"{kind}.update gave a {type(update).__name__}; return a {other.__name__}, or give a {wanted.__name__}"
+            )
+    return ""

@@ -27,13 +27,11 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions import Combination, Dense, Law, Param, Ratio, Recent
+from zodist.directions import Dense, Kept, Law, Param, Ratio, Recent, Scaled
 from zodist.methods.claims import Gradients, Moments, dense
-from zodist.methods.method import Method, Settings, Step, second_rule
+from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
-
-_UNIT = Combination.of((0, 1.0))  # one of what the update's law stands for
 
 
 class MeZOSettings(Settings):
@@ -77,8 +75,8 @@ class MeZO(Method):
         """The same law for every parameter."""
         return self._dense
 
-    def update(self, param: Param) -> Law:
-        """Adam's quotient is no combination of directions, but a law of its own."""
+    def update(self, param: Param) -> Law | Kept:
+        """Adam's quotient is no combination of directions, but worked out for every weight."""
         return self._ratio if self.settings.memory == "adam" else self._dense
 
     def state(self) -> dict[str, np.ndarray]:
@@ -92,10 +90,12 @@ class MeZO(Method):
         """One round: every probe at +eps and -eps."""
         s = self.settings
         outcome = yield from two_sided(seeds, s.probes, s.eps, s.coupling)
-        if s.memory == "none" or len(outcome.gradient) == 0:
+        if s.memory == "none" or outcome.empty:
             return outcome
         self._recent.add(outcome.gradient)
-        return replace(outcome, gradient=self._recent.decayed(s.beta1) if s.memory == "momentum" else _UNIT)
+        if s.memory == "momentum":
+            return replace(outcome, gradient=self._recent.decayed(s.beta1))
+        return Outcome(Scaled(1.0), outcome.loss, outcome.slope, outcome.skipped)
 
     def linear_moments(self, gradients: Gradients) -> Moments | None:
         """Of n-SPSA; memory adds what it remembers."""

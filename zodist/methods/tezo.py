@@ -31,11 +31,24 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Quotient, Stored, factor
+from zodist.directions import (
+    Cache,
+    Combination,
+    Dense,
+    Kept,
+    Law,
+    LowRank,
+    Param,
+    Product,
+    Quotient,
+    Scaled,
+    Stored,
+    factor,
+)
 from zodist.methods.claims import Gradients, Moments
 from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
-from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, shares, thin_moments
+from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided
 
 
@@ -106,8 +119,8 @@ class TeZO(Method):
         """U diag(tau) V^T, tau of variance 1 / r, for a matrix."""
         return LowRank(partial(self._factors, param)) if is_matrix(param) else self._dense
 
-    def update(self, param: Param) -> Law:
-        """With memory the moments' law."""
+    def update(self, param: Param) -> Law | Kept:
+        """With memory the moments."""
         if self.settings.memory == "none":
             return self.direction(param)
         above = self._moment(param, self._first, squared=False)
@@ -121,7 +134,7 @@ class TeZO(Method):
         s = self.settings
         self._bases.enter(seeds)
         outcome = yield from two_sided(seeds, s.probes, s.eps, s.coupling)
-        if s.memory == "none" or not len(outcome.gradient):
+        if s.memory == "none" or outcome.empty:
             return outcome
         cache: Cache = {}
         for p in self.params:
@@ -130,8 +143,7 @@ class TeZO(Method):
             if s.memory == "adam":
                 fade_(self._second[p.name], new * new, s.beta2)
         self._steps += 1
-        whole = Combination.of((int(outcome.gradient.seeds[0]), 1.0))
-        return Outcome(whole, outcome.loss, outcome.slope, outcome.skipped)
+        return Outcome(Scaled(1.0), outcome.loss, outcome.slope, outcome.skipped)
 
     def state(self) -> dict[str, np.ndarray]:
         """The moments by parameter, and how many gradients are in them."""
@@ -180,16 +192,16 @@ class TeZO(Method):
             return self._taus(param, [gradient], cache)[0]
         return dense_numbers(self._dense, param, gradient, cache)
 
-    def _moment(self, param: Param, moments: Mapping[str, np.ndarray], *, squared: bool) -> Law:
+    def _moment(self, param: Param, moments: Mapping[str, np.ndarray], *, squared: bool) -> Kept:
         if not is_matrix(param):
             return Stored(moments[param.name])
 
-        def factors(combinations: Sequence[Combination], cache: Cache) -> tuple[np.ndarray, np.ndarray]:
+        def parts(cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             u, v = self._bases.left(param), self._bases.right(param).T
             left, right = (u * u, v * v) if squared else (u, v)
-            return left * (moments[param.name] * shares(combinations)), right[None]
+            return left, moments[param.name], right
 
-        return LowRank(factors)
+        return Product(parts)
 
     def _corrections(self) -> tuple[float, float]:
         """Adam's, by repeated products: powers of numpy and of libraries differ in their last bit."""

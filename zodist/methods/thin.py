@@ -13,6 +13,7 @@ from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds
 
 _GAUSSIAN = Dense(noise.GAUSSIAN, coded=False)
+ONES = np.ones(1, np.float32)  # between the factors of a Product that has nothing there
 
 
 def is_matrix(param: Param) -> bool:
@@ -69,11 +70,6 @@ class Bases:
         if self._orthonormal:
             return param.kernels.linalg.orthonormalise(numbers.astype(np.float64)).astype(np.float32)
         return numbers
-
-
-def shares(combinations: Sequence[Combination]) -> np.ndarray:
-    """How much of a remembered gradient combinations ask for: the sums of their weights, float32 [C, 1, 1]."""
-    return np.array([c.weights.sum() for c in combinations], np.float32)[:, None, None]
 
 
 def dense_numbers(dense: Dense, param: Param, gradient: Combination, cache: Cache) -> np.ndarray:

@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from zodist.directions import Combination
-from zodist.methods.method import Outcome, Probe, Step
+from zodist.methods.method import Estimate, Outcome, Probe
 from zodist.methods.steps import StepSeeds, slopes
 
 
-def two_sided(seeds: StepSeeds, probes: int, eps: float, coupling: str) -> Step:
+def two_sided(seeds: StepSeeds, probes: int, eps: float, coupling: str) -> Estimate:
     """One round: every probe at +eps and -eps; the gradient is the mean of slope * direction.
 
     Probes with a loss that is not finite are left out; the outcome's gradient is empty when none is left.

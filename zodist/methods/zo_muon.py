@@ -31,10 +31,23 @@ import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, Recalled, factor, matrix_shape
+from zodist.directions import (
+    Cache,
+    Combination,
+    Dense,
+    Kept,
+    Law,
+    LowRank,
+    Param,
+    Product,
+    Recalled,
+    Scaled,
+    factor,
+    matrix_shape,
+)
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
-from zodist.methods.thin import Bases, is_matrix, shares
+from zodist.methods.thin import ONES, Bases, is_matrix
 
 QUINTICS = 5
 TOLERANCE = 1e-6  # of a number of O, whose root mean square is about 1 / sqrt(n)
@@ -90,10 +103,10 @@ class ZOMuon(Method):
         """sqrt(m / r) * P Psi for a matrix."""
         return LowRank(partial(self._factors, param)) if is_matrix(param) else self._dense
 
-    def update(self, param: Param) -> Law:
+    def update(self, param: Param) -> Kept:
         """P O for a matrix, the estimate at a rate of its own for a vector."""
         return (
-            LowRank(partial(self._moved, param)) if is_matrix(param) else Recalled(self._dense, self._paced)
+            Product(partial(self._moved, param)) if is_matrix(param) else Recalled(self._dense, self._paced)
         )
 
     def step(self, seeds: StepSeeds) -> Step:
@@ -116,7 +129,7 @@ class ZOMuon(Method):
         self._gradient = Combination(names[kept].reshape(-1), slope / slope.size)
         rms = math.sqrt(math.fsum(slope**2) / slope.size)
         loss = math.fsum(found.reshape(-1)) / found.size
-        return Outcome(Combination.of((int(names[kept][0, 0]), 1.0)), loss, rms, s.probes - len(found))
+        return Outcome(Scaled(1.0), loss, rms, s.probes - len(found))
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """With many points: P msign(P^T G) for a matrix of gradient G, vector_rate * g for a vector."""
@@ -137,16 +150,14 @@ class ZOMuon(Method):
         scale = np.float32(math.sqrt(basis.shape[0] / basis.shape[1]))
         return (basis * scale)[None], self._psi(param, combinations, cache)
 
-    def _moved(
-        self, param: Param, combinations: Sequence[Combination], cache: Cache
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """P for every combination, O for all: msign of the pooled sum, which is not the sum of msigns."""
+    def _moved(self, param: Param, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """P and O: msign of the pooled sum, which is not the sum of msigns."""
         pooled = self._psi(param, [self._gradient], cache.setdefault("pooled", {}))[0].astype(np.float64)
         if self.settings.exact:
             signs = param.kernels.linalg.msign(pooled, TOLERANCE)
         else:
             signs = param.kernels.linalg.newton_schulz(pooled, QUINTICS)
-        return self._bases.left(param) * shares(combinations), signs[None]
+        return self._bases.left(param), ONES, signs
 
     def _psi(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> np.ndarray:
         shape = self._bases.rank(param), matrix_shape(param.shape)[1]

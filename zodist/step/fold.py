@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions import Param
+from zodist.directions import Gradient, Param
 from zodist.errors import JournalEnd, JournalError, ZodistError
-from zodist.methods import Method, Outcome, Probe, StepSeeds
+from zodist.methods import Method, Outcome, Probe, StepSeeds, misfit
 from zodist.step import records, robust
 from zodist.step.records import Entry
 from zodist.step.rules import Rule, schedule
@@ -39,7 +39,7 @@ class Answer(Protocol):
 class Replica:
     """Weights, rule and method of one worker; ``advance`` folds one step in.
 
-    directions: the method's laws for probes, by parameter id, for the evaluator; updates: those of its gradients.
+    directions: the method's laws for probes, by parameter id, for the evaluator; updates: what its gradients move by.
     clip: what is done to losses out of proportion (zodist.step.robust); outliers: how many the last step had.  shaping: what
     losses are to each other (zodist.step.shaping).
     """
@@ -66,8 +66,11 @@ class Replica:
         self.updates = {p.id: method.update(p) for p in params}
         self.step = 0
 
-    def advance(self, answer: Answer) -> Outcome:
-        """One step.  Raises ZodistError, with the weights untouched, when no probe has a finite loss."""
+    def advance(self, answer: Answer) -> Outcome[Gradient]:
+        """One step.
+
+        Raises ZodistError, with the weights untouched, when no probe has a finite loss, or the outcome does not fit.
+        """
         t = self.step
         lr = schedule(self.rule.settings, t, self.steps)
         generator = self.method.step(StepSeeds(self.seed, t, self.steps))
@@ -90,16 +93,18 @@ class Replica:
             try:
                 probes = generator.send(losses)
             except StopIteration as stop:
-                outcome: Outcome = stop.value
+                outcome: Outcome[Gradient] = stop.value
                 break
             round += 1
         if shape is not None:
             outcome = replace(outcome, loss=shape.loss)
-        if len(outcome.gradient) == 0:
+        if outcome.empty:
             raise ZodistError(
                 f"step {t}: no probe has a finite loss, so there is nothing to learn from; the weights are those after "
                 f"{t} steps; lower rule.lr or method.eps, or use model.dtype = 'bfloat16' or 'float32'"
             )
+        if wrong := misfit(self.method, outcome, self.updates.values()):
+            raise ZodistError(f"step {t}: {wrong}")
         rounding = noise.derive(self.seed, t, 0, noise.ROUNDING)
         self.rule.apply_(outcome.gradient, self.updates, lr, rounding)
         if outcome.then is not None:

@@ -20,7 +20,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from zodist.directions import NONE, Cache, Combination, Laid, LaidFused, Law, Param
+from zodist.directions import NONE, Cache, Gradient, Kept, Laid, LaidFused, Law, Param, lay_out
 from zodist.kernels import rules as kernels
 
 LEAST_DECAY = 2.0**-16  # the least share of the weights that is taken off at a time
@@ -58,7 +58,10 @@ def schedule(settings: RuleSettings, step: int, steps: int) -> float:
 
 
 class Rule:
-    """Applies gradients to the held weights.  State, with weight decay: the share that is due, a float64."""
+    """Applies gradients to the held weights: estimates of seeds by laws, scaled states by what a method keeps.
+
+    State, with weight decay: the share that is due, a float64.
+    """
 
     code: ClassVar[int]  # the rule's number among the kernels
 
@@ -67,7 +70,9 @@ class Rule:
         self._gradient = torch.empty(0)
         self._due = torch.zeros(1, dtype=torch.float64)
 
-    def apply_(self, gradient: Combination, laws: Mapping[int, Law | None], lr: float, rounding: int) -> None:
+    def apply_(
+        self, gradient: Gradient, laws: Mapping[int, Law | Kept | None], lr: float, rounding: int
+    ) -> None:
         """Move every parameter that has a law; rounding: the step's 64-bit seed for stochastic rounding."""
         cache: Cache = {}
         decay, key = np.float32(self._decay(lr)), np.uint64(rounding)
@@ -89,15 +94,15 @@ class Rule:
     def fold_(
         self,
         param: Param,
-        law: Law,
-        gradient: Combination,
+        law: Law | Kept,
+        gradient: Gradient,
         cache: Cache,
         decay: np.float32,
         lr: float,
         key: np.uint64,
     ) -> None:
         """Write the gradient of one parameter piece by piece, and move each piece; decay: the share that is lost."""
-        self.sweep_(param, law.lay(param, [gradient], cache), decay, lr, key)
+        self.sweep_(param, lay_out(law, param, [gradient], cache), decay, lr, key)
 
     def sweep_(self, param: Param, laid: Laid, decay: np.float32, lr: float, key: np.uint64) -> None:
         """The pieces of a parameter whose gradient is laid out as it stands, in whole grains even where a range is held."""
@@ -152,10 +157,10 @@ class Sgd(Rule):
     code = kernels.SGD
 
     def fold_(self, param, law, gradient, cache, decay, lr, key) -> None:
-        """One fused pass where the law has one; lr goes into the weights of seeds, in float64 before they are rounded."""
+        """One fused pass where the law has one; lr goes into weights of seeds or the factor, in float64 before rounding."""
         if "scaled" not in cache:
             cache["scaled"] = gradient * lr
-        laid = law.lay(param, [cache["scaled"]], cache)
+        laid = lay_out(law, param, [cache["scaled"]], cache)
         if isinstance(laid, LaidFused):
             laid.update_(param, decay, key, parallel=self.parallel)
         else:
@@ -203,7 +208,9 @@ class Adam(Rule):
         self.first, self.second = _zeros(params), _zeros(params)
         self.steps = torch.zeros(1, dtype=torch.int64)
 
-    def apply_(self, gradient: Combination, laws: Mapping[int, Law | None], lr: float, rounding: int) -> None:
+    def apply_(
+        self, gradient: Gradient, laws: Mapping[int, Law | Kept | None], lr: float, rounding: int
+    ) -> None:
         """Count the step: the bias correction depends on it."""
         self.steps += 1
         super().apply_(gradient, laws, lr, rounding)

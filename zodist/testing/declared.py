@@ -1,4 +1,4 @@
-"""What a method declares: settings, class variables, where it comes from, the size of its state."""
+"""What a method declares: settings, class variables, where it comes from, the size of its state, what moves weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 import numpy as np
 from pydantic import ValidationError
 
+from zodist.directions import Scaled
 from zodist.methods import Method, Settings
 from zodist.testing.subject import Subject
-from zodist.testing.toys import NUMBERS, stage
+from zodist.testing.toys import NUMBERS, directions, stage
 
 SCALARS = 256  # bytes of counters and scalars that "bytes a weight" need not mention
 _SOURCE = re.compile(r"\b[0-9]{4}\.[0-9]{4,5}\b|\b(19|20)[0-9]{2}\b")
@@ -84,3 +85,20 @@ def state_is_as_large_as_memory_says(chosen: Subject) -> None:
         )
     if not text.startswith("none") and not held:
         raise AssertionError(f"memory is {text!r}, but state() is empty: a snapshot would not bring it back")
+
+
+def update_moves_by_what_the_step_returns(chosen: Subject) -> None:
+    """Laws for an estimate of seeds, kept numbers for a scaled state; and so much of a state is just that, to the bit."""
+    for variant in chosen.variants(*sorted(chosen.keys)):
+        on = stage(chosen, **variant)
+        for step in range(4):
+            gradient = on.take_made_up(step).outcome.gradient  # raises AssertionError if they do not fit
+            if not isinstance(gradient, Scaled):
+                continue
+            for factor in (-2.0, 0.5):  # of which no product is rounded
+                whole, scaled = directions(on.params, on.updates, [gradient, gradient * factor])
+                if (scaled != factor * whole).any():
+                    raise AssertionError(
+                        f"step {step}: what update() gave moves weights by other numbers at {factor} times its factor than "
+                        f"{factor} times those; multiply by every factor that lay() is given"
+                    )

@@ -16,6 +16,7 @@ CHECKS: Mapping[str, Check] = {
         declared.settings_are_strict_and_described,
         declared.class_says_what_it_is,
         declared.state_is_as_large_as_memory_says,
+        declared.update_moves_by_what_the_step_returns,
         purity.equal_losses_give_equal_steps,
         purity.nothing_from_outside_enters,
         purity.module_imports_nothing_of_the_run,

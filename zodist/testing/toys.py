@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions import Cache, Combination, Law, Param, address
-from zodist.methods import Method, Outcome, Probe, StepSeeds
+from zodist.directions import Cache, Gradient, Kept, Law, Param, Scaled, address, lay_out
+from zodist.methods import Method, Outcome, Probe, StepSeeds, misfit
 from zodist.step import records
 from zodist.testing.subject import Subject
 
@@ -56,9 +56,9 @@ def through_the_wire(losses: np.ndarray) -> np.ndarray:
 
 
 def directions(
-    held: Sequence[Param], laws: Mapping[int, Law | None], points: Sequence[Combination]
+    held: Sequence[Param], laws: Mapping[int, Law | Kept | None], points: Sequence[Gradient]
 ) -> np.ndarray:
-    """Where points lie, seen from the weights: float64 [points, NUMBERS]."""
+    """Where points lie, or gradients, seen from the weights: float64 [points, NUMBERS]."""
     out = np.zeros((len(points), sum(p.weights.numel() for p in held)))
     cache: Cache = {}
     at = 0
@@ -66,7 +66,7 @@ def directions(
         count, law = param.weights.numel(), laws[param.id]
         if law is not None:
             piece = torch.zeros(len(points), count)
-            law.lay(param, points, cache).write_(param, 0, count, piece, add=False)
+            lay_out(law, param, points, cache).write_(param, 0, count, piece, add=False)
             out[:, at : at + count] = piece.double().numpy()
         at += count
     return out
@@ -102,11 +102,18 @@ def named(flat: np.ndarray) -> dict[str, np.ndarray]:
     return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
+def told(gradient: Gradient) -> tuple[np.ndarray, ...]:
+    """The numbers that a step decided on: uint64 seeds and float64 weights [n], or a float64 factor [1]."""
+    if isinstance(gradient, Scaled):
+        return (np.array([gradient.factor]),)
+    return gradient.seeds, gradient.weights
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A step that was taken.  estimate: the gradient as numbers, float64 [NUMBERS]; rounds: what was asked."""
 
-    outcome: Outcome
+    outcome: Outcome[Gradient]
     estimate: np.ndarray
     rounds: tuple[tuple[Probe, ...], ...]
 
@@ -115,7 +122,7 @@ class Taken:
         o = self.outcome
         figures = np.array([o.loss, o.slope, o.skipped], np.float64)
         asked = [p.seed for probes in self.rounds for p in probes]
-        arrays = (o.gradient.seeds, o.gradient.weights, figures, self.estimate, np.array(asked, np.uint64))
+        arrays = (*told(o.gradient), figures, self.estimate, np.array(asked, np.uint64))
         return b"".join(array.tobytes() for array in arrays)
 
     @property
@@ -132,7 +139,7 @@ class Stage:
         method.begin(self.params)
         self.laws = {p.id: method.direction(p) for p in self.params}
         self.updates = {p.id: method.update(p) for p in self.params}
-        self.move: Callable[[Combination], None] = lambda gradient: None
+        self.move: Callable[[Gradient], None] = lambda gradient: None
 
     def take(self, step: int, losses: Losses) -> Taken:
         """One whole step, the state's change after it included."""
@@ -147,10 +154,12 @@ class Stage:
             try:
                 probes = generator.send(through_the_wire(losses(len(rounds) - 1, probes)))
             except StopIteration as stop:
-                outcome: Outcome = stop.value
+                outcome: Outcome[Gradient] = stop.value
                 break
         estimate = np.zeros(NUMBERS)
-        if len(outcome.gradient):
+        if wrong := misfit(self.method, outcome, self.updates.values()):
+            raise AssertionError(wrong)
+        if not outcome.empty:
             estimate = directions(self.params, self.updates, [outcome.gradient])[0]
             self.move(outcome.gradient)
             if outcome.then is not None:
