@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 def test_every_page_is_reached(start: Path) -> None:
     reached = {(start.parent / link.partition("#")[0]).resolve() for link in links(read(start))}
     assert not {short(page) for page in {*DOCS, INDEX} - reached - {start}}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=short)
+def test_a_file_that_is_named_is_there(page: Path) -> None:
+    named = set(re.findall(r"\b(?:zodist|tests|configs|launch|slurm|docs)/[\w./-]*\w", read(page)))
+    assert not {name for name in named if not (ROOT / name).exists()}
 
 
 def test_every_picture_stands_on_a_page() -> None:
