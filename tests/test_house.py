@@ -133,6 +133,12 @@ def test_the_evaluator_knows_of_methods_only_what_a_probe_is() -> None:
     assert taken == {"Probe"}
 
 
+def test_a_method_takes_kernels_from_a_parameter_s_table_alone() -> None:
+    """So that it runs where the weights are, and the table chooses how many threads are worth waking."""
+    for path in (path for path in SOURCES if room_of(path) == "methods"):
+        assert not {found.line for found in of_rooms(path) if found.room == "kernels"}, short(path)
+
+
 def test_a_method_knows_no_network() -> None:
     below = ORDER[: ORDER.index("methods") + 1]
     for path in (path for path in SOURCES if room_of(path) in below):

@@ -260,7 +260,7 @@ EVERY: list[Law] = [
     RankOne(),
     Signed(GAUSSIAN),
     LowRank(thin),
-    Projected(Dense(GAUSSIAN, True), floats(6, 48), *np.array([[0.02], [1.0]], np.float32)),
+    Projected(Dense(GAUSSIAN, True), floats(6, 48), np.array([0.02], np.float32)),
 ]
 POINTS = [Combination.of((7 << 16 | n, 1e-2 * (n + 1))) for n in range(2)]
 

@@ -17,11 +17,11 @@ __all__ = ["CASES"]
 @case
 def project(device: torch.device) -> None:
     """Rows in one piece and by name, shorter than the sixteen sums and longer than a tile, with and without weights."""
-    along, scale = np.float32(0.7), np.float32(1.3)
+    along = np.float32(0.7)
     for number, (law, n) in enumerate([(GAUSSIAN, 7), (RADEMACHER, 160), (GAUSSIAN, 1100), (GAUSSIAN, 403)]):
         kind, (keys, tables) = KINDS[number % 3], setting(number, 1 + number % 2, number % 3, 1024)
         words = weights(kind, 5 * n) if number != 1 else np.empty(0, np.uint32)
-        given = Noise(law, keys, tables, PARAM, ROLE), floats(number, n), along, scale
+        given = Noise(law, keys, tables, PARAM, ROLE), floats(number, n), along
         for rows in (range(1, 4), np.array([3, 0, 4, 3])):
             host = np.arange(1, 4) if isinstance(rows, range) else rows
             want, kernels = room(FLOAT32, len(tables), len(host), n), on_cuda(device)

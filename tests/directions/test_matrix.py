@@ -18,7 +18,7 @@ from zodist.noise import GAUSSIAN, RADEMACHER
 
 LAWS = [GAUSSIAN, RADEMACHER]
 SHAPES = [(2500, 1), (311, 7), (65, 64), (9, 576), (5, 1500)]  # rows within a tile, across two, of two tiles
-C, SCALE = np.float32(0.37), np.float32(0.9)
+ALONG = np.float32(0.37)
 POINTS = 2
 ONES = np.ones((1, 1, 1024), np.float32)
 
@@ -54,7 +54,7 @@ def projected(rows: np.ndarray, n: int, law: int, bases: int, kind: int = BFLOAT
     keys, tables = setting(n, POINTS, bases, 2048)
     words, outs = weights(kind, m * n)[origin:], blank(kind, POINTS, len(rows), n)
     tables *= np.float32(100)  # so that bfloat16 weights see the direction
-    move = Noise(law, keys, tables, PARAM, ROLE), vector(n), C, SCALE
+    move = Noise(law, keys, tables, PARAM, ROLE), vector(n), ALONG
     (kernel or matrix.project_serial)(kind, kind, words, origin, rows, n, outs, *move)
     return outs
 
@@ -72,7 +72,7 @@ def test_a_projected_row_has_the_documented_bits(shape, law, bases, kind):
     for t, got in zip(noises(law, keys, tables * np.float32(100), m, n), outs, strict=True):
         want = np.empty((m - 1, n), np.float32)
         for r, i in enumerate(rows.tolist()):
-            want[r] = x[i] + SCALE * (t[i] - (C * lanes(t[i] * a)) * a)
+            want[r] = x[i] + (t[i] - (ALONG * lanes(t[i] * a)) * a)
         assert (got == to_words(kind, want)).all()
 
 
@@ -89,9 +89,9 @@ def test_any_set_of_rows_in_any_order_is_rows_of_the_whole(shape):
 def test_without_weights_and_factors_the_direction_itself_comes_out(law):
     keys, tables = setting(5, POINTS, 2, 1024)
     rows, outs = np.array([3, 4, 0]), blank(FLOAT32, POINTS, 3, 70)
-    none, a, zero, one = np.empty(0, np.uint32), vector(70), np.float32(0), np.float32(1)
+    none, a, zero = np.empty(0, np.uint32), vector(70), np.float32(0)
     matrix.project_serial(
-        FLOAT32, FLOAT32, none, 0, rows, 70, outs, Noise(law, keys, tables, PARAM, ROLE), a, zero, one
+        FLOAT32, FLOAT32, none, 0, rows, 70, outs, Noise(law, keys, tables, PARAM, ROLE), a, zero
     )
     assert (outs.view(np.float32) == noises(law, keys, tables, 5, 70)[:, rows]).all()
 
@@ -221,7 +221,7 @@ def test_parallel_kernels_give_the_bits_of_the_serial_ones_for_any_number_of_thr
 
         points = blank(BFLOAT16, POINTS, m, n)
         return [
-            run(matrix, "project", points.copy(), case, (*move, a, C, SCALE)),
+            run(matrix, "project", points.copy(), case, (*move, a, ALONG)),
             run(matrix, "product", points, case, (left, right, Noise(GAUSSIAN, keys[:1], ONES, PARAM, ROLE))),
             run(
                 matrix,

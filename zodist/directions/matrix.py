@@ -72,16 +72,15 @@ class LaidRows(Laid):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Projected(Law):
-    """Dense numbers U with every row shortened along a vector: scale * (U - along * (U a) a^T).
+    """Dense numbers U with every row shortened along a vector: U - along * (U a) a^T.
 
-    vector: a, float32 [columns].  along, scale: float32 [1].  A method may change all three in place between steps.
+    vector: a, float32 [columns].  along: float32 [1].  A method may change both in place between steps.
     LOREN (arXiv:2511.07971): rows of covariance (rho I + a a^T)^-1.
     """
 
     noise: Dense
     vector: np.ndarray
     along: np.ndarray
-    scale: np.ndarray
 
     @property
     def shape_alone(self) -> bool:
@@ -110,7 +109,7 @@ class LaidProjected(LaidRows):
         run = param.kernels.project.of(numbers_of(target), parallel)
         law = self.law
         drawn = Noise(law.noise.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
-        run(*target, drawn, self.vector, law.along[0], law.scale[0])
+        run(*target, drawn, self.vector, law.along[0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -59,12 +59,11 @@ def _shorten(
     span: tl.int64,
     points: tl.int32,
     along: tl.float32,
-    scale: tl.float32,
     kind: tl.constexpr,
     out_kind: tl.constexpr,
     aligned: tl.constexpr,
 ):
-    """outs[p] = W + scale * (noise[p] - along * products[p, row] * vector).
+    """outs[p] = W + (noise[p] - along * products[p, row] * vector).
 
     span: numbers from one point's result to the next.
     """
@@ -78,7 +77,7 @@ def _shorten(
     count = rows * (length // n)
     for p in range(points):
         t = tl.load(noise + p * rows * length + place, inside, 0.0)
-        total = x + scale * (t - along * tl.load(products + p * count + row, inside, 0.0) * a)
+        total = x + (t - along * tl.load(products + p * count + row, inside, 0.0) * a)
         tl.store(outs + p * span + place, encode(out_kind, total), inside)
 
 
@@ -93,9 +92,8 @@ def project(
     noise: Noise,
     vector: torch.Tensor,
     along: Any,
-    scale: Any,
 ) -> None:
-    """outs[p, r] = W_row + scale * (t - (along * s) * a), s = t a, t row rows[r] of the coded noise of point p."""
+    """outs[p, r] = W_row + (t - (along * s) * a), s = t a, t row rows[r] of the coded noise of point p."""
     points, every = len(outs), max(1, SCRATCH // n)
     tables = noise.tables
     dress = (tables.new_zeros(points), tables.new_empty(0), tables.new_empty(0), float("inf"), False)
@@ -120,6 +118,6 @@ def project(
         )
         held, into, parts = words if len(words) else None, outs[:, first:], parts_of(place[2], 1)
         fixed: Any = {"kind": kind, "out_kind": out_kind, "aligned": even(origin, n), "num_warps": WARPS}
-        factors = len(rows) * n, points, float(along), float(scale)
+        factors = len(rows) * n, points, float(along)
         target = held, into, *place, origin, pieces, parts, n, made, products, vector, *factors
         _shorten[(pieces * parts,)](*target, **fixed, **EXACT)

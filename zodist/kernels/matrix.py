@@ -78,17 +78,17 @@ def weights_row(kind, words, origin, start, n, x):
 
 
 @compile_tile
-def _remove(x, t, a, along, scale, total):
-    """total = x + scale * (t - along * a)."""
+def _remove(x, t, a, along, total):
+    """total = x + (t - along * a)."""
     for j in range(total.size):
-        total[j] = x[j] + scale * (t[j] - along * a[j])
+        total[j] = x[j] + (t[j] - along * a[j])
 
 
-def _project(kind, out_kind, words, origin, rows, n, outs, noise, a, c, scale):
-    """outs[p, r] = W_row + scale * (t - (c * s) * a), s = dot16(t, a), t row rows[r] of the coded noise of point p.
+def _project(kind, out_kind, words, origin, rows, n, outs, noise, a, along):
+    """outs[p, r] = W_row + (t - (along * s) * a), s = dot16(t, a), t row rows[r] of the coded noise of point p.
 
-    a float32 [n]; c and scale float32; float32 in this order, one rounding to out_kind.
-    Source: LOREN (arXiv 2511.07971): U - c (U a) a^T.
+    a float32 [n]; along float32; float32 in this order, one rounding to out_kind.
+    Source: LOREN (arXiv 2511.07971): U - along (U a) a^T.
     """
     per = rows_per_task(n)
     for task in prange((rows.size + per - 1) // per):
@@ -100,7 +100,7 @@ def _project(kind, out_kind, words, origin, rows, n, outs, noise, a, c, scale):
             held = coded_row(noise, start, n, t, held, totals, z, w)
             weights_row(kind, words, origin, start, n, x)
             for p in range(noise.tables.shape[0]):
-                _remove(x, t[p], a, c * dot16(t[p], a), scale, total)
+                _remove(x, t[p], a, along * dot16(t[p], a), total)
                 encode(out_kind, total, outs[p, r])
 
 

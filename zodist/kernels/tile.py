@@ -234,7 +234,9 @@ def _bfloat(b):
 @inline
 def _nearest_half(b):
     """A float16 word from float32 bits, to nearest, ties to even."""
-    return _half(b, u32(u32(0xFFF) + u32(u32(b >> u32(13)) & u32(1))), f32(-1.0))
+    # Subnormal: a whole number of 2**-24.  The large constant makes float32 itself round to an integer, ties to even.
+    subnormal = u32(f32(_subnormal_units(b) + f32(8388608.0)).view(u32) & u32(0x7FFFFF))
+    return _half(b, u32(u32(0xFFF) + u32(u32(b >> u32(13)) & u32(1))), subnormal)
 
 
 @compile_tile
@@ -292,7 +294,7 @@ def encode_stochastic(kind, x, bits, words):
             words[j] = rounded if u32(b & u32(0x7FFFFFFF)) < u32(0x7F800000) else u32(b >> u32(16))
     else:
         for j in range(words.size):
-            words[j] = _half(f32(x[j]).view(u32), u32(u32(bits[j]) >> u32(3)), f32(bits[j]) * f32(2.0**-16))
+            words[j] = _random_half(f32(x[j]).view(u32), bits[j])
 
 
 @inline
@@ -315,19 +317,28 @@ def round_and_store(kind, x, words, round_key, param, tile, a, b, bits, w):
 
 
 @inline
-def _half(b, add, below):
-    """A float16 word from float32 bits: ``add`` rounds the normal range; subnormals round at ``below`` (< 0: to even)."""
+def _subnormal_units(b):
+    """How many times 2**-24, the smallest float16, a number's magnitude is: float32, exact."""
+    return u32(b & u32(0x7FFFFFFF)).view(f32) * f32(2.0**24)
+
+
+@inline
+def _half(b, add, subnormal):
+    """A float16 word from float32 bits: ``add`` rounds the normal range, below it the word is ``subnormal``."""
     sign = u32(u32(b >> u32(16)) & u32(0x8000))
     magnitude = u32(b & u32(0x7FFFFFFF))
     normal = u32(u32(u32(magnitude - u32(112 << 23)) + add) >> u32(13))
-    units = u32(magnitude).view(f32) * f32(2.0**24)
-    # Subnormal: a whole number of 2**-24.  The large constant makes float32 itself round to an integer, ties to even.
-    even = u32(f32(units + f32(8388608.0)).view(u32) & u32(0x7FFFFF))
-    units = units if units < f32(1024.0) else f32(0.0)
-    whole = u32(units)
-    up = whole + u32(1) if below < units - f32(whole) else whole
-    subnormal = even if below < f32(0.0) else u32(up)
     result = normal if magnitude >= u32(113 << 23) else subnormal
     result = result if result < u32(0x7C00) else u32(0x7C00)
     result = result if magnitude <= u32(0x7F800000) else u32(0x7E00)
     return u32(sign | result)
+
+
+@inline
+def _random_half(b, bits):
+    """A float16 word from float32 bits, up or down in magnitude as 16 random bits say."""
+    units = _subnormal_units(b)
+    units = units if units < f32(1024.0) else f32(0.0)
+    whole = u32(units)
+    up = whole + u32(1) if f32(bits) * f32(2.0**-16) < units - f32(whole) else whole
+    return _half(b, u32(u32(bits) >> u32(3)), u32(up))

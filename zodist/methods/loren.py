@@ -6,9 +6,9 @@ score-function step for a.
 
 Paper     covariance I_m x (rho I_n + a a^T)^-1; K points, one-sided; RLOO; plain gradient steps on a; momentum (rule).
           The body of the paper was not available to us: what is here follows its abstract, notes on it, and derivation.
-Derived   root, score and mean in closed form: with D = sqrt(rho + |a|^2), c = 1 / (D (D + sqrt rho)), y = U a:
-          direction U - c y a^T, score m a / D^2 - (U^T y - c |y|^2 a) / (D sqrt rho).  The direction is sqrt(rho) times
-          the paper's, so that eps and rates compare with MeZO's; the mean of the estimate is rho G (rho I + a a^T)^-1.
+Derived   root, score and mean in closed form: with D = sqrt(rho + |a|^2), along = 1 / (D (D + sqrt rho)), y = U a:
+          direction U - along y a^T, score m a / D^2 - (U^T y - along |y|^2 a) / (D sqrt rho).  The direction is sqrt(rho)
+          times the paper's, so that eps and rates compare with MeZO's; the mean of the estimate is rho G (rho I + a a^T)^-1.
           The score's sum over all points is made in one pass over the noise: their Walsh codes factor out of each row.
           pool = "all" takes differences to a clean loss of each probe's own batch, so that data shards do not leak
           into the baseline, and leaves one out of all points of all workers: probes * points - 1 directions
@@ -76,7 +76,7 @@ class Loren(Method):
             self._settle(p.name)
 
     def _settle(self, name: str) -> None:
-        """The coefficient c of a direction, from a."""
+        """The coefficient of a direction along a, from a."""
         rho = self.settings.rho
         d = np.sqrt(rho + self._square(name))
         self._along[name][0] = 1.0 / (d * (d + np.sqrt(rho)))
@@ -87,8 +87,7 @@ class Loren(Method):
 
     def direction(self, param: Param) -> Projected:
         """The rows of dense noise, shortened along a."""
-        one = np.ones(1, np.float32)
-        return Projected(self._dense, self.a[param.name], self._along[param.name], one)
+        return Projected(self._dense, self.a[param.name], self._along[param.name])
 
     def step(self, seeds: StepSeeds) -> Step:
         """One round: every point at +eps; with pool = "all" the weights themselves last."""
@@ -130,8 +129,8 @@ class Loren(Method):
             q = p.kernels.score.of(rows * columns)(
                 rows, columns, products.plain(self._dense, keys, p), a, table, total
             )
-            c, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
-            score = -(total - c * q * a) / (d * np.sqrt(s.rho))
+            along, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
+            score = -(total - along * q * a) / (d * np.sqrt(s.rho))
             a[:] = (1.0 - s.lr_a * s.decay_a) * a - s.lr_a * score
             self._settle(p.name)
 
