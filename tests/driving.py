@@ -54,7 +54,7 @@ def measure(method: Method, probes: Sequence[Probe], losses: Losses) -> np.ndarr
 
 def drive(method: Method, losses: Losses, step: int = 0, run: int = 7) -> Outcome:
     """One step to its end; the weights stay where they are, and ``then`` is left to the caller."""
-    generator = method.step(StepSeeds(run, step))
+    generator = method.step(StepSeeds(run, step, 1000))
     probes = next(generator)
     while True:
         try:
@@ -67,7 +67,7 @@ def answer(
     method: Method, *rounds: np.ndarray | list[list[float]], step: int = 0, run: int = 7
 ) -> tuple[list[tuple[Probe, ...]], Outcome]:
     """One step with given losses, round by round: what was asked, and the outcome."""
-    generator = method.step(StepSeeds(run, step))
+    generator = method.step(StepSeeds(run, step, 1000))
     asked = [next(generator)]
     for losses in rounds:
         try:

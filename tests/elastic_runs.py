@@ -66,9 +66,9 @@ def _supervise(
 
 def _gate(folder: Path) -> None:
     """Let this process begin no step from the one on that the file ``gate`` names, and say so while it waits."""
-    from zodist.step import Live
+    from zodist.step import Division
 
-    call, gate, waits = Live.__call__, folder / "gate", folder / f"waits-{os.getpid()}"
+    call, gate, waits = Division.asked, folder / "gate", folder / f"waits-{os.getpid()}"
 
     def closed(step: int) -> bool:
         with suppress(FileNotFoundError):
@@ -82,7 +82,7 @@ def _gate(folder: Path) -> None:
         waits.unlink(missing_ok=True)
         return call(self, step, round, lr, probes, lanes)
 
-    Live.__call__ = gated  # type: ignore[method-assign]
+    Division.asked = gated  # type: ignore[method-assign]
 
 
 def work(

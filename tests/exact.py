@@ -56,6 +56,11 @@ def moves(
     return total
 
 
+def stepped(x: np.ndarray, decay: float | np.float32, step: np.ndarray) -> np.ndarray:
+    """Weights less their share ``decay`` and a step: a product, a sum and a difference in float32."""
+    return x - (np.float32(decay) * x + step)
+
+
 def neighbours(kind: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The word below |x| and how far |x| is from it to the next, in [0, 1): exact.  x finite."""
     grid = as_floats(kind, np.arange(INFINITY[kind]).astype(np.uint16)).astype(np.float64)

@@ -56,8 +56,9 @@ def room_of(path: Path) -> str:
 
 
 def sentence(room: str) -> str:
-    """What a room says of itself: the first line of its ``__init__.py``."""
-    return (ast.get_docstring(tree(PACKAGE / room / "__init__.py")) or "").partition("\n")[0]
+    """What a room says of itself: the first line of its ``__init__.py``, or of the file that it is."""
+    path = PACKAGE / room / "__init__.py" if room in ROOMS else PACKAGE / f"{room}.py"
+    return (ast.get_docstring(tree(path)) or "").partition("\n")[0]
 
 
 @cache

@@ -46,7 +46,7 @@ def begun(method: Method, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> Met
 
 
 def ask(method: Method, step: int, run: int = 7):
-    generator = method.step(StepSeeds(run, step))
+    generator = method.step(StepSeeds(run, step, 1000))
     return generator, next(generator)
 
 

@@ -78,10 +78,15 @@ MORE: dict[str, PretrainedConfig] = {
 EAGER = ("gemma2", "mamba")
 
 
-def tiny(family: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A random model in eval mode; every weight, biases and norms too, is away from its initial constant."""
+def tiny(family: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Any:
+    """A random model in eval mode; every weight, biases and norms too, is away from its initial constant.
+
+    sizes: of its configuration, where they are to be others.
+    """
     torch.manual_seed(1)
-    config, attention = (CONFIGS | MORE)[family], "eager" if family in EAGER else "sdpa"
+    config = (CONFIGS | MORE)[family]
+    config = type(config).from_dict(config.to_dict() | sizes) if sizes else config
+    attention = "eager" if family in EAGER else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for p in model.parameters():

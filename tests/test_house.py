@@ -80,8 +80,8 @@ def test_a_room_is_entered_by_its_door(path: Path) -> None:
         if found.room in ROOMS and room_of(path) != found.room:
             place = f"{short(path)}:{found.line}"
             assert not found.inside, (
-                f"{place} imports past zodist.{found.room} ({rule(found.room)}): take it from zodist.{found.room}, and name it "
-                f"in zodist/{found.room}/__init__.pyi"
+                f"{place} imports past zodist.{found.room} ({rule(found.room)}): take it from zodist.{found.room}, and "
+                f"name it in zodist/{found.room}/__init__.pyi"
             )
             unknown = set(found.names) - set(handed_on(found.room))
             assert not unknown, f"{place}: zodist.{found.room} does not hand on {sorted(unknown)}"

@@ -12,7 +12,14 @@ __version__ = "0.1.0"
 __all__ = ["Rebuilt", "Taken", "Trainer", "Tuned", "fine_tune", "rebuild"]
 
 
-_ROOMS = {"Trainer": "api", "Tuned": "api", "fine_tune": "api", "Rebuilt": "run", "Taken": "run", "rebuild": "run"}
+_ROOMS = {
+    "Trainer": "api",
+    "Tuned": "api",
+    "fine_tune": "api",
+    "Rebuilt": "run",
+    "Taken": "run",
+    "rebuild": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from exact import (
     moves,
     random,
     setting,
+    stepped,
     stochastic,
     to_words,
     weights,
@@ -27,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zodist import noise
-from zodist.kernels import BFLOAT16, FLOAT32, cpu
+from zodist.kernels import BFLOAT16, FLOAT32, Noise, cpu
 from zodist.noise import GAUSSIAN, RADEMACHER, TILE
 
 LAWS = [GAUSSIAN, RADEMACHER]
@@ -101,14 +102,14 @@ def scratch(kind: int, points: int, rows: int, length: int) -> np.ndarray:
 
 def perturb(kernel, case: Case, out_kind: int, start: int, stop: int) -> np.ndarray:
     outs = scratch(out_kind, len(case.tables), 1, stop - start)
-    noises = case.law, case.keys, case.tables, PARAM, ROLE, case.dress
+    noises = Noise(case.law, case.keys, case.tables, PARAM, ROLE), case.dress
     kernel(case.kind, out_kind, case.words, case.origin, start, stop, outs, *noises)
     return outs[:, 0]
 
 
 def update(kernel, case: Case, decay: float) -> np.ndarray:
     moved = case.words.copy()
-    move = case.law, case.keys, case.tables[0], PARAM, ROLE, case.dress, np.float32(decay), ROUND_KEY
+    move = Noise(case.law, case.keys, case.tables[:1], PARAM, ROLE), case.dress, np.float32(decay), ROUND_KEY
     kernel(case.kind, moved, case.origin, *move)
     return moved
 
@@ -149,7 +150,7 @@ def test_rows_equal_the_reference(kind, law, origin, starts, length, shape, dres
     case = make(kind, law, origin, 3000 + length, shape, dressed)
     first = np.array(starts, np.int64) + origin
     outs = scratch(kind, len(case.tables), len(first), length)
-    noises = case.law, case.keys, case.tables, PARAM, ROLE, case.dress
+    noises = Noise(case.law, case.keys, case.tables, PARAM, ROLE), case.dress
     cpu.perturb_rows_serial(kind, kind, case.words, origin, first, length, outs, *noises)
     for r, start in enumerate(first.tolist()):
         assert (outs[:, r] == case.at(kind, start, start + length)).all()
@@ -163,11 +164,11 @@ def test_rows_equal_the_reference(kind, law, origin, starts, length, shape, dres
     n=st.integers(1, 3000),
     shape=SHAPES,
     dressed=DRESSES,
-    decay=st.sampled_from([1.0, 0.999]),
+    decay=st.sampled_from([0.0, 0.001]),
 )
 def test_update_is_one_rounding_of_the_dressed_direction(kind, law, origin, n, shape, dressed, decay):
     case = make(kind, law, origin, n, (1, *shape[1:]), dressed)
-    moved = as_floats(kind, case.words) * np.float32(decay) - case.directions(origin, origin + n)[0]
+    moved = stepped(as_floats(kind, case.words), decay, case.directions(origin, origin + n)[0])
     bits = noise.numbers(noise.BITS16, int(ROUND_KEY), int(PARAM), noise.ROUNDING, origin, origin + n)
     want = to_words(kind, moved) if kind == FLOAT32 else stochastic(kind, moved, bits)
     assert (update(cpu.update_serial, case, decay) == want).all()
@@ -184,8 +185,8 @@ def test_updated_shards_are_the_updated_whole(kind, cuts, dressed):
     for a, b in zip(edges, edges[1:], strict=False):
         mean, curvature = whole.mean[a:b], whole.curvature[a:b]
         shard = replace(whole, origin=700 + a, words=whole.words[a:b].copy(), mean=mean, curvature=curvature)
-        pieces.append(update(cpu.update_serial, shard, 0.99))
-    assert (np.concatenate(pieces) == update(cpu.update_serial, whole, 0.99)).all()
+        pieces.append(update(cpu.update_serial, shard, 0.01))
+    assert (np.concatenate(pieces) == update(cpu.update_serial, whole, 0.01)).all()
 
 
 @pytest.mark.parametrize("bases", [0, 1, 2])
@@ -197,7 +198,7 @@ def test_parallel_kernels_give_the_bits_of_the_serial_ones(kind, bases):
     assert (perturb(cpu.perturb_serial, case, *reach) == perturb(cpu.perturb_parallel, case, *reach)).all()
     starts = np.arange(20, dtype=np.int64) * 2001 + case.origin
     rows = [scratch(kind, 2, 20, 2001) for _ in range(2)]
-    noises = case.law, case.keys, case.tables, PARAM, ROLE, case.dress
+    noises = Noise(case.law, case.keys, case.tables, PARAM, ROLE), case.dress
     for kernel, outs in zip((cpu.perturb_rows_serial, cpu.perturb_rows_parallel), rows, strict=True):
         kernel(kind, kind, case.words, case.origin, starts, 2001, outs, *noises)
     assert (rows[0] == rows[1]).all()

@@ -13,13 +13,14 @@ import pytest
 from exact import PARAM, ROLE, as_floats, moves, random, setting, to_words, weights
 
 from zodist import noise
-from zodist.kernels import BFLOAT16, FLOAT32, matrix, outer, sketch
+from zodist.kernels import BFLOAT16, FLOAT32, Noise, matrix, outer, sketch
 from zodist.noise import GAUSSIAN, RADEMACHER
 
 LAWS = [GAUSSIAN, RADEMACHER]
 SHAPES = [(2500, 1), (311, 7), (65, 64), (9, 576), (5, 1500)]  # rows within a tile, across two, of two tiles
 C, SCALE = np.float32(0.37), np.float32(0.9)
 POINTS = 2
+ONES = np.ones((1, 1, 1024), np.float32)
 
 
 def lanes(products: np.ndarray) -> np.float32:
@@ -53,7 +54,7 @@ def projected(rows: np.ndarray, n: int, law: int, bases: int, kind: int = BFLOAT
     keys, tables = setting(n, POINTS, bases, 2048)
     words, outs = weights(kind, m * n)[origin:], blank(kind, POINTS, len(rows), n)
     tables *= np.float32(100)  # so that bfloat16 weights see the direction
-    move = law, keys, tables, PARAM, ROLE, vector(n), C, SCALE
+    move = Noise(law, keys, tables, PARAM, ROLE), vector(n), C, SCALE
     (kernel or matrix.project_serial)(kind, kind, words, origin, rows, n, outs, *move)
     return outs
 
@@ -90,7 +91,7 @@ def test_without_weights_and_factors_the_direction_itself_comes_out(law):
     rows, outs = np.array([3, 4, 0]), blank(FLOAT32, POINTS, 3, 70)
     none, a, zero, one = np.empty(0, np.uint32), vector(70), np.float32(0), np.float32(1)
     matrix.project_serial(
-        FLOAT32, FLOAT32, none, 0, rows, 70, outs, law, keys, tables, PARAM, ROLE, a, zero, one
+        FLOAT32, FLOAT32, none, 0, rows, 70, outs, Noise(law, keys, tables, PARAM, ROLE), a, zero, one
     )
     assert (outs.view(np.float32) == noises(law, keys, tables, 5, 70)[:, rows]).all()
 
@@ -104,8 +105,10 @@ def test_a_low_rank_row_is_summed_in_the_order_of_its_terms(shape, law, kind, ra
     left = g.standard_normal((POINTS, m, rank), np.float32)
     right = g.standard_normal((1 if shared else POINTS, rank, n), np.float32)
     words, rows = weights(kind, m * n), np.arange(m, dtype=np.int64)[::-1].copy()
-    outs, key = blank(kind, POINTS, m, n), np.uint64(99)
-    matrix.product_serial(kind, kind, words, 0, rows, n, outs, left, right, law, key, PARAM, ROLE)
+    outs, key = blank(kind, POINTS, m, n), np.array([99], np.uint64)
+    matrix.product_serial(
+        kind, kind, words, 0, rows, n, outs, left, right, Noise(law, key, ONES, PARAM, ROLE)
+    )
     for p in range(POINTS):
         factors = right[0 if shared else p]
         total = left[p, :, :1] * factors[:1]
@@ -138,7 +141,18 @@ def test_a_product_of_rank_zero_is_the_weights():
     words, outs = weights(BFLOAT16, 30), blank(BFLOAT16, 1, 3, 10)
     left, right = np.empty((1, 3, 0), np.float32), np.empty((1, 0, 10), np.float32)
     rows = np.arange(3)
-    matrix.product_serial(BFLOAT16, BFLOAT16, words, 0, rows, 10, outs, left, right, -1, ROLE, PARAM, ROLE)
+    matrix.product_serial(
+        BFLOAT16,
+        BFLOAT16,
+        words,
+        0,
+        rows,
+        10,
+        outs,
+        left,
+        right,
+        Noise(-1, np.zeros(1, np.uint64), ONES, PARAM, ROLE),
+    )
     assert (outs.reshape(-1) == words).all()
 
 
@@ -161,7 +175,9 @@ def test_the_score_of_a_coded_population_is_the_sum_over_its_members(shape, law,
             want += w[s, k] * (u * y[:, None]).sum(0)
             q += w[s, k] * (y**2).sum()
     out = np.full(n, np.nan)
-    got = matrix.score_serial(m, n, law, keys, PARAM, ROLE, a, w, out)
+    got = matrix.score_serial(
+        m, n, Noise(law, keys, np.ones((1, 2, 1024), np.float32), PARAM, ROLE), a, w, out
+    )
     np.testing.assert_allclose(out, want, rtol=1e-10, atol=1e-12 * np.abs(w).sum() * m)
     assert got == pytest.approx(q, rel=1e-10, abs=1e-12 * np.abs(w).sum() * m)
 
@@ -176,7 +192,7 @@ def test_sketches_are_products_with_the_noise(shape, law, bases):
     tables *= np.float32(1000)
     u, v = g.standard_normal((m, 5)), g.standard_normal((n, 9))
     dense = noises(law, keys, tables, m, n).astype(np.float64)
-    move, rows = (law, keys, tables, PARAM, ROLE), g.integers(0, m, 10)
+    move, rows = (Noise(law, keys, tables, PARAM, ROLE),), g.integers(0, m, 10)
     right, left, middle = np.empty((POINTS, 10, 9)), np.empty((POINTS, 5, n)), np.empty((POINTS, 5, 9))
     sketch.sketch_serial(rows, n, *move, v, right)
     sketch.back_serial(m, n, *move, u, left)
@@ -191,7 +207,7 @@ def test_parallel_kernels_give_the_bits_of_the_serial_ones_for_any_number_of_thr
     """Several tasks of every kernel: 200 rows are five tasks of rows and four spans."""
     m, n, g = 200, 700, random(2)
     keys, tables = setting(1, POINTS, 2, 4096)
-    move, a = (GAUSSIAN, keys, tables, PARAM, ROLE), vector(n)
+    move, a = (Noise(GAUSSIAN, keys, tables, PARAM, ROLE),), vector(n)
     u, v, codes = g.standard_normal((m, 3)), g.standard_normal((n, 9)), g.standard_normal((2, 16))
     left, right = g.standard_normal((POINTS, m, 3), np.float32), g.standard_normal((1, 3, n), np.float32)
     words, rows = weights(BFLOAT16, m * n), np.arange(m)
@@ -206,8 +222,20 @@ def test_parallel_kernels_give_the_bits_of_the_serial_ones_for_any_number_of_thr
         points = blank(BFLOAT16, POINTS, m, n)
         return [
             run(matrix, "project", points.copy(), case, (*move, a, C, SCALE)),
-            run(matrix, "product", points, case, (left, right, GAUSSIAN, keys[0], PARAM, ROLE)),
-            run(matrix, "score", np.empty(n), (m, n, GAUSSIAN, keys, PARAM, ROLE, a, codes), ()),
+            run(matrix, "product", points, case, (left, right, Noise(GAUSSIAN, keys[:1], ONES, PARAM, ROLE))),
+            run(
+                matrix,
+                "score",
+                np.empty(n),
+                (
+                    m,
+                    n,
+                    Noise(GAUSSIAN, keys, np.ones((1, len(keys), 1024), np.float32), PARAM, ROLE),
+                    a,
+                    codes,
+                ),
+                (),
+            ),
             run(sketch, "sketch", np.empty((POINTS, m, 9)), (rows, n, *move, v), ()),
             run(sketch, "core", np.empty((POINTS, 3, 9)), (m, n, *move, u, v), ()),
             run(sketch, "back", np.empty((POINTS, 3, n)), (m, n, *move, u), ()),

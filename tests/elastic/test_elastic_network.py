@@ -44,19 +44,20 @@ def lan() -> Iterator[Network]:
         yield made
 
 
-def begin(fleet: Fleet, lan: Network, *overrides: str) -> None:
+def begin(fleet: Fleet, lan: Network) -> None:
     """The supervisor on host 0 and a worker on each of the others, all of them before step 20."""
     fleet.host = "10.0.0.1"
     fleet.supervise(prepare=enter, args=(lan.names[0],))
     fleet.hold(20)
     for name in lan.names[1:]:
-        fleet.work(1, *overrides, prepare=enter, args=(name,))
+        fleet.work(1, prepare=enter, args=(name,))
     fleet.hold(20, WORKERS)
 
 
 def test_a_worker_that_is_cut_off_ends_itself_and_is_not_missed(fleet, lan, reference):
     """No packet tells it, or the supervisor, that anything has happened."""
-    begin(fleet, lan, "exchange.timeout_s=5")
+    fleet.overrides += ("exchange.timeout_s=5",)  # the supervisor's too: for so long it stays at the end
+    begin(fleet, lan)
     lan.link(1, "down")
     fleet.release()
     status = fleet.ended(0)

@@ -105,3 +105,4 @@ def test_a_worker_whose_only_fellow_is_gone_goes_on_alone(tmp_path, monkeypatch,
         assert len(first.round(round_(2), record)) == 4
         assert len(read(run.journal).entries) == 3
         first.close()
+        second.close()  # the supervisor would stay for it

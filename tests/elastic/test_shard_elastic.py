@@ -176,7 +176,7 @@ def test_all_of_a_group_hear_what_the_first_is_answered(tmp_path: Path) -> None:
             line.wait("nothing", 0.01),
             line.get_all(["other", "key"]),
         ]
-        line.connect()
+        line.connect("")
         return [counts, offers, told, line.get("other"), line.own is not None]
 
     with running(tmp_path) as run:

@@ -13,9 +13,9 @@ from zodist import noise
 from zodist.directions import Combination, Dense
 from zodist.errors import ModelError
 from zodist.evaluator import frame
+from zodist.evaluator.belonging import EndToEnd
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.prefix import FrozenPrefix
-from zodist.evaluator.ragged import Ragged
 from zodist.evaluator.rows import bytes_of_token
 from zodist.methods import METHODS, StepSeeds
 from zodist.models import collect
@@ -67,10 +67,10 @@ def test_a_group_of_one_probe_is_an_item():
 
 def test_unequal_points_are_multiplied_by_their_own_matrices():
     lengths = [3, 3, 1, 4, 4]
-    ragged = Ragged(lengths, torch.device("cpu"))
+    ragged = EndToEnd(lengths, torch.device("cpu"))
     x, matrices = torch.arange(45.0).view(15, 3), torch.arange(30.0).view(5, 3, 2)
     want = torch.cat([own @ matrix for own, matrix in zip(x.split(lengths), matrices, strict=True)])
-    assert torch.equal(ragged.products(x, matrices), want)
+    assert torch.equal(ragged.times(x, matrices), want)
     assert ragged.owner.tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4]
 
 
@@ -81,7 +81,7 @@ def test_a_group_has_the_losses_of_its_probes(family, columns, packed):
     model = tiny(family)
     evaluator = Evaluator(model, collect(model), lambda param: DENSE, packed=packed)
     compared(evaluator, probes(), own_batches(columns=columns, keep=3))
-    assert evaluator.frame.stack == (1 if packed else 2 * 4 * len(LENGTHS)), (
+    assert evaluator.frame.body.lead == (1 if packed else 2 * 4 * len(LENGTHS)), (
         "then they had forwards of their own"
     )
 
@@ -126,7 +126,7 @@ def test_a_batch_without_padding_stands_beside_packed_ones():
     batches[2] = [whole]
     evaluator = Evaluator(model, collect(model), lambda param: DENSE, packed=True)
     compared(evaluator, probes(), batches)
-    assert evaluator.frame.stack == 1
+    assert evaluator.frame.body.lead == 1
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -157,12 +157,20 @@ def test_padded_batches_of_unequal_rows_have_forwards_of_their_own():
     batches = [[batch(rows, 9, seed=rows)] for rows in (4, 4, 2, 4)]
     evaluator = Evaluator(model, collect(model), lambda param: DENSE)
     compared(evaluator, probes(4), batches)
-    assert evaluator.frame.stack == 2 * 4, "the last one alone"
+    assert evaluator.frame.body.lead == 2 * 4, "the last one alone"
 
 
 def test_an_activation_of_another_length_stops_with_the_path():
-    held = frame.Frame({}, False)
-    held.start((), 1, None, lengths=([3, 4], [1, 1]))
-    assert held.split(7, "layer") is not None and held.split(2, "head") is not None
+    body = EndToEnd([3, 4], torch.device("cpu"))
+    assert body.gathered(torch.zeros(1, 7, 2), "layer").shape == (7, 2)
     with pytest.raises(ModelError, match="layer: its input has 5 tokens"):
-        held.split(5, "layer")
+        body.gathered(torch.zeros(1, 5, 2), "layer")
+
+
+@pytest.mark.parametrize("lengths", [(3, 5), (4, 4), (3, 6)])
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_as_many_tokens_as_heads_are_told_apart(family, lengths):
+    """Norms of heads see [1, tokens, heads, size] or [1, heads, tokens, size], here with 16 heads and 16 or 18 tokens."""
+    model = tiny(family, hidden_size=32, num_attention_heads=16, num_key_value_heads=2)
+    batches = [[batch(1, length, seed=length + n)] for n, length in enumerate(lengths)]
+    compared(Evaluator(model, collect(model), lambda param: DENSE, packed=True), probes(2), batches)

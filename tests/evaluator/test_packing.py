@@ -147,20 +147,20 @@ def test_rows_longer_than_a_sliding_window_are_padded():
     evaluator = Evaluator(model, params, lambda param: DENSE, packed=True)
     for length, stack in ((24, 2 * 4), (14, 2)):
         evaluator.losses(PAIR, [batch(4, length)])
-        assert evaluator.frame.stack == stack
+        assert evaluator.frame.body.lead == stack
     evaluator.close()
 
 
-def test_batches_of_unequal_length_share_a_layout():
+def test_batches_of_unequal_length_share_a_grid():
     """They stand end to end; what the grid holds of each token comes back to its place."""
     packs = [pack_of(batch(rows, length)) for rows, length in ((4, 11), (2, 8))]
     whole = [p for p in packs if p is not None]
-    layout = packing.Layout(whole, 2)
-    tokens = layout.joined([p.ids for p in whole])
+    grid = packing.Grid(whole, 2)
+    tokens = grid.joined([p.ids for p in whole])
     first, second = (p.ids for p in whole)
     assert torch.equal(tokens, torch.cat([first, first, second, second])[None])
     x = torch.arange(tokens.numel(), dtype=torch.float32).view(1, 1, -1, 1)
-    assert torch.equal(layout.line(layout.grid(x).transpose(1, 2)).view(-1), x.view(-1))
+    assert torch.equal(grid.line(grid.grid(x).transpose(1, 2)).view(-1), x.view(-1))
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_the_probe_sees_positions_and_neighbours(broken, monkeypatch):
     """Were positions not to begin again at a row, or rows to see each other, the two rows' logits would say so."""
     model = tiny("llama-tied")
     if broken == "neighbours":
-        monkeypatch.setattr(packing.Layout, "grid", lambda self, x: x)
-        monkeypatch.setattr(packing.Layout, "line", lambda self, x: x)
+        monkeypatch.setattr(packing.Grid, "grid", lambda self, x: x)
+        monkeypatch.setattr(packing.Grid, "line", lambda self, x: x)
     else:
         original = Packed.of.__func__
 

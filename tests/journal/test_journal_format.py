@@ -166,6 +166,12 @@ def test_a_line_with_a_right_checksum_and_wrong_content_is_refused(body):
         ('{"format":"zodist-journal/1"', "not the header"),
         ("[1", "not the header"),
         ('{"format":"zodist-journal/1","x":"é', "not the header"),
+        ('{"format":"zodist-journal/1","run":"0123456789abcdef","x":NaN', "not the header"),
+        pytest.param(
+            '{"format":"zodist-journal/1","run":"0","x":' + "[" * 20000 + "]" * 20000,
+            "not the header",
+            id="deep",
+        ),
     ],
 )
 def test_a_foreign_header_is_refused(body, what):

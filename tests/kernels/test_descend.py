@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from exact import DTYPES, KINDS, PARAM, as_floats, random, stochastic, to_words, weights
+from exact import DTYPES, KINDS, PARAM, as_floats, random, stepped, stochastic, to_words, weights
 
 from zodist import noise
 from zodist.directions import Combination, LowRank, Param, RankOne, address
@@ -16,7 +16,7 @@ from zodist.kernels import low_rank, outer
 from zodist.kernels.tile import BFLOAT16, FLOAT32
 from zodist.step import Sgd
 
-DECAY, ROUNDING = np.float32(0.97), np.uint64(0xFEEDFACECAFEBEEF)
+DECAY, ROUNDING = np.float32(0.03), np.uint64(0xFEEDFACECAFEBEEF)
 SHAPES = [(1100, 1), (311, 7), (65, 64), (9, 1500), (70, 576)]
 
 
@@ -31,7 +31,7 @@ def reference(kind: int, words: np.ndarray, left: np.ndarray, right: np.ndarray)
     total = np.zeros((len(left), right.shape[1]), np.float32)
     for k in range(left.shape[1]):
         total = total + left[:, k : k + 1] * right[k]
-    x = as_floats(kind, words) * DECAY - total.reshape(-1)
+    x = stepped(as_floats(kind, words), DECAY, total.reshape(-1))
     if kind == FLOAT32:
         return to_words(kind, x)
     bits = noise.numbers(noise.BITS16, int(ROUNDING), int(PARAM), noise.ROUNDING, 0, len(x))
@@ -93,7 +93,7 @@ def test_sgd_moves_as_along_a_written_gradient(kind):
             rule.apply_(unit, {param.id: law}, 0.25, 3)
         else:
             laid = law.lay(param, [unit * 0.25], {})
-            rule.sweep_(param, laid, np.float32(1.0 - 0.25 * _Settings.weight_decay), 1.0, np.uint64(3))
+            rule.sweep_(param, laid, np.float32(0.25 * _Settings.weight_decay), 1.0, np.uint64(3))
         ends.append(param.words.tobytes())
     assert ends[0] == ends[1]
 
@@ -112,7 +112,7 @@ def test_sgd_moves_along_outer_products_as_along_a_written_gradient(shape, kind)
     )
     rule = Sgd(_Settings(), [whole])
     rule.apply_(gradient, {whole.id: law}, 0.25, 3)
-    laid, decay = law.lay(swept, [gradient * 0.25], {}), np.float32(1.0 - 0.25 * _Settings.weight_decay)
+    laid, decay = law.lay(swept, [gradient * 0.25], {}), np.float32(0.25 * _Settings.weight_decay)
     Sgd(_Settings(), [swept]).sweep_(swept, laid, decay, 1.0, np.uint64(3))
     assert whole.words.tobytes() == swept.words.tobytes() != words.tobytes()
     pieces = torch.from_numpy(words.copy()).view(DTYPES[kind])
@@ -129,7 +129,7 @@ def test_outer_products_are_taken_off_in_the_documented_order(parallel):
     left, right = g.standard_normal(m, np.float32), g.standard_normal(n, np.float32)
     table, words = g.standard_normal((4, 8), np.float32), weights(FLOAT32, m * n)
     spread = np.tile(table, (-(-m // 4), n // 8))[:m]
-    want = as_floats(FLOAT32, words) * DECAY - ((left[:, None] * right) * spread).reshape(-1)
+    want = stepped(as_floats(FLOAT32, words), DECAY, ((left[:, None] * right) * spread).reshape(-1))
     run = outer.descend_outer_parallel if parallel else outer.descend_outer_serial
     run(FLOAT32, words, 0, left, right, table, PARAM, DECAY, ROUNDING)
     assert words.tobytes() == to_words(FLOAT32, want).tobytes()

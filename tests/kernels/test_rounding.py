@@ -19,7 +19,7 @@ from exact import (
 )
 
 from zodist import noise
-from zodist.kernels import cpu, tile
+from zodist.kernels import Noise, cpu, tile
 from zodist.kernels.tile import BFLOAT16, FLOAT16, FLOAT32
 from zodist.noise import GAUSSIAN
 
@@ -133,11 +133,14 @@ def test_updates_far_below_a_unit_arrive_in_the_mean(kind):
     n, steps, value = 1 << 16, 4, np.float32(1.5)
     unit = 2.0**-7 if kind == BFLOAT16 else 2.0**-10
     words = to_words(kind, np.full(n, value))
-    rate = np.float32(1.0) - np.float32(1e-3 * unit)
+    decay = np.float32(1e-3 * unit)
     for step in range(steps):
-        move = GAUSSIAN, np.zeros(1, np.uint64), np.zeros((1, 1024), np.float32), PARAM, ROLE, dress()
-        cpu.update_serial(kind, words, 0, *move, rate, np.uint64(noise.derive(7, step, 0, noise.ROUNDING)))
-    want = float(value) * float(rate) ** steps
+        move = (
+            Noise(GAUSSIAN, np.zeros(1, np.uint64), np.zeros((1, 1, 1024), np.float32), PARAM, ROLE),
+            dress(),
+        )
+        cpu.update_serial(kind, words, 0, *move, decay, np.uint64(noise.derive(7, step, 0, noise.ROUNDING)))
+    want = float(value) * (1.0 - float(decay)) ** steps
     error = 5.0 * unit * np.sqrt(steps * 1.5e-3 / n)
     assert as_floats(kind, words).astype(np.float64).mean() == pytest.approx(want, abs=error)
     assert want < float(value) - error, "the drift must be visible above the noise"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -40,15 +42,17 @@ def slopes(method: CurvZO, energies: np.ndarray, names: np.ndarray, g: np.random
     return (masks * g.standard_normal(masks.shape) * np.sqrt(energies)).sum(axis=1)
 
 
-def learn(method: CurvZO, energies: np.ndarray, steps: int) -> list[np.ndarray]:
-    """Steps of a run on that loss; the probabilities of each."""
+def learn(
+    method: CurvZO, energies: np.ndarray, steps: int, size: Callable[[float], float] = lambda done: 1.0
+) -> list[np.ndarray]:
+    """Steps of a run on that loss; the probabilities of each.  size: of the slopes, by the share of steps that is done."""
     g, s, seen = np.random.Generator(np.random.PCG64(1)), method.settings, []
     for t in range(steps):
         names = StepSeeds(7, t).names(s.probes, s.coupling)
         generator = method.step(StepSeeds(7, t))
         next(generator)
         seen.append(method.shares.copy())
-        half = s.eps * slopes(method, energies, names, g)
+        half = s.eps * size(t / steps) * slopes(method, energies, names, g)
         with pytest.raises(StopIteration):
             generator.send(np.stack([1.0 + half, 1.0 - half], axis=1))
     return seen
@@ -230,6 +234,34 @@ def test_contrast_finds_the_energy_of_the_blocks(shrink):
     shares = learn(method, energies, 150)
     assert np.corrcoef(method.block_scores(), energies)[0, 1] > 0.97
     assert np.argmax(shares[-1]) == np.argmax(energies) and shares[0].std() < 1e-9
+
+
+@pytest.mark.parametrize(
+    "size, probes, steps",
+    [
+        (lambda x: 10 ** (-0.5 * x), 64, 400),
+        (lambda x: 10 ** (-0.5 * x), 1, 8000),
+        (lambda x: 10 ** (0.5 * x), 64, 400),
+        (lambda x: 1.0 if x < 0.5 else 10**-0.5, 64, 400),
+    ],
+    ids=["falls", "falls-one-probe", "rises", "breaks"],
+)
+def test_a_drift_of_the_loss_s_scale_stays_out_of_the_contrast(size, probes, steps):
+    """slope^2 changes tenfold while the probabilities follow the scores: the shares are those of a steady scale.
+
+    Against the truth within four standard errors, sqrt(2) * level / sqrt(sum of pi (1 - pi)).  Against the same noise at a
+    steady scale within 0.02, for a scale that is 100 probes late; one probe a step leads to other masks by then, and is
+    another sample.
+    """
+    energies = np.array([0.2, 0.3, 0.1, 0.05, 0.05, 0.05, 0.05, 0.1, 0.05, 0.05])
+    drifting, steady = (sized(np.full(10, 100), probes=probes, floor=0.2, shrink=False) for _ in range(2))
+    learn(drifting, energies, steps, size)
+    learn(steady, energies, steps)
+    found, want = (method.block_scores() / method.block_scores().sum() for method in (drifting, steady))
+    error = np.sqrt(2.0) * drifting.level / np.sqrt(drifting.sums[1])
+    assert (np.abs(found - energies) < 4.0 * error).all() and error.max() < 0.05
+    if probes > 1:
+        np.testing.assert_allclose(found, want, rtol=0, atol=0.02)
 
 
 def test_few_probes_do_not_choose():

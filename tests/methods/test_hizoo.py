@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from zodist import noise
 from zodist.directions import Combination
-from zodist.kernels import state
+from zodist.kernels import Noise, state
 from zodist.methods.hizoo import HiZOO, HiZOOSettings
 from zodist.methods.mezo import MeZO, MeZOSettings
 from zodist.methods.steps import StepSeeds
@@ -128,6 +128,10 @@ def bent(curvature, start, law, keys, gains, subtract, fade, low, high) -> np.nd
     return np.clip(curvature + curvature * (total - fade), low, high)
 
 
+def drawn(law: int, keys: np.ndarray) -> Noise:
+    return Noise(law, keys, np.ones((1, len(keys), 1024), np.float32), PARAM, ROLE)
+
+
 def case(n: int, bases: int):
     g = random(n)
     keys = g.integers(0, 2**64, bases, dtype=np.uint64)
@@ -144,7 +148,7 @@ BOUNDS = np.float32(1e-3), np.float32(0.2), np.float32(3.0)
 def test_the_kernel_gives_the_bits_of_the_reference_on_any_range(law, start, n, bases, identity):
     curvature, keys, gains = case(n, bases)
     want = bent(curvature, start, law, keys, gains, np.float32(identity), *BOUNDS)
-    state.bend_serial(curvature, start, law, keys, gains, np.float32(identity), *BOUNDS, PARAM, ROLE)
+    state.bend_serial(curvature, start, drawn(law, keys), gains, np.float32(identity), *BOUNDS)
     assert (curvature == want).all()
 
 
@@ -152,5 +156,5 @@ def test_the_parallel_kernel_gives_the_bits_of_the_serial_one():
     curvature, keys, gains = case(50_001, 2)
     twin = curvature.copy()
     for kernel, h in ((state.bend_serial, curvature), (state.bend_parallel, twin)):
-        kernel(h, 77, GAUSSIAN, keys, gains, np.float32(1.0), *BOUNDS, PARAM, ROLE)
+        kernel(h, 77, drawn(GAUSSIAN, keys), gains, np.float32(1.0), *BOUNDS)
     assert (curvature == twin).all()

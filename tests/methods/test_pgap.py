@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from zodist import noise
+from zodist.config import Rule
 from zodist.directions import Combination, Param, address
+from zodist.methods import Probe
 from zodist.methods.pgap import Pgap, PgapSettings, signs
 from zodist.methods.steps import StepSeeds
+from zodist.step import RULES, Replica
 
 ROWS, COLUMNS = 24, 16
 
@@ -41,7 +44,7 @@ def with_basis(rank: int = 4, delta: float = 1.0, **settings) -> Pgap:
 
 def run(method: Pgap, gradient: np.ndarray, steps: int, first: int = 0) -> None:
     for t in range(first, first + steps):
-        generator = method.step(StepSeeds(9, t))
+        generator = method.step(StepSeeds(9, t, 1000))
         probes = next(generator)
         z = values(method, *[probe.points[0] for probe in probes])
         along = np.einsum("kmn,mn->k", z, gradient)
@@ -113,13 +116,54 @@ def test_pooled_records_find_a_subspace_that_holds_the_gradient():
 def test_after_the_first_refresh_the_declared_share_of_steps_is_dense():
     method, dense = pgap(refresh=4, dense_share=0.25), []
     for t in range(20):
-        generator = method.step(StepSeeds(9, t))
+        generator = method.step(StepSeeds(9, t, 1000))
         next(generator)
         dense.append(method.dense_now)
         with pytest.raises(StopIteration) as stop:
             generator.send(np.array([[1.0, 1.5]]))
         stop.value.value.then()
     assert all(dense[:4]) and sum(dense[4:]) == 4
+
+
+def deltas(steps: int, **settings) -> list[float]:
+    """delta of every step of a run, as its probes saw it."""
+    seen = []
+    for t in range(steps):
+        method = pgap(**settings)
+        next(method.step(StepSeeds(9, t, steps)))
+        seen.append(method.delta)
+    return seen
+
+
+@pytest.mark.parametrize("steps", [1, 10, 3000])
+def test_delta_falls_over_the_whole_run_however_long_it_is(steps):
+    """The paper's schedule is over the training: linear, 0 at the end, which is never a step's."""
+    np.testing.assert_allclose(deltas(steps), 2.0 * (1.0 - np.arange(steps) / steps), rtol=1e-12)
+
+
+def test_delta_may_fall_over_steps_of_its_own():
+    assert deltas(8, delta_steps=4, delta_end=1.0) == [2.0, 1.75, 1.5, 1.25, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_delta_of_a_replica_follows_the_steps_of_its_run():
+    """What training and replay share: the state machine says how long the run is."""
+    method = pgap()
+    rule = RULES["sgd"](Rule(lr=1e-3), method.params)
+    replica = Replica(method.params, method, rule, seed=1, steps=4, data_lanes=1)
+    seen = []
+
+    def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
+        return np.array([[1.0, 1.5]], np.float32)
+
+    for _ in range(4):
+        replica.advance(answer)
+        seen.append(method.delta)
+    assert seen == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_delta_over_a_run_of_no_length_is_refused():
+    with pytest.raises(ValueError, match="StepSeeds needs its steps"):
+        next(pgap().step(StepSeeds(9, 0)))
 
 
 def test_a_matrix_without_a_signal_keeps_its_subspace():

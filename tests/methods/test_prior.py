@@ -189,11 +189,52 @@ def test_without_any_usable_probe_the_gradient_is_empty():
     assert len(got.gradient) == 0 and got.skipped == 2
 
 
+def within(found: np.ndarray, mean: float, variance: float) -> bool:
+    """Whether the mean of independent numbers is what it should be, within five standard errors."""
+    return abs(found.mean() - mean) < 5.0 * np.sqrt(variance / found.size)
+
+
+@pytest.mark.parametrize("coupling", ["walsh", "independent"])
+@pytest.mark.parametrize("candidates", [2, 4])
 @pytest.mark.parametrize("guide", GUIDES)
-def test_no_weight_is_left_out_of_every_step(guide):
-    """Where all Walsh codes agree a weight moves by the sum of the terms, which must not be zero by construction."""
-    sums = []
+def test_a_guided_direction_is_gaussian(guide, candidates, coupling):
+    """As MeZO's: moments, how many numbers are near 0, and no pattern along the weights; 61,440 numbers of three probes.
+
+    The losses are any, since a weight's numbers are far more than a loss knows of.
+    """
+    size, numbers = 1024, []
+    method = prior(guide=guide, candidates=candidates, probes=3, coupling=coupling)
+    dense = method.direction(None)  # type: ignore[arg-type]
     for step in range(20):
-        _, _, (sides,) = rounds(prior(guide=guide), random(step).standard_normal((1, 4)), step)
-        sums.append(sides.points[0].weights.sum())
-    assert np.mean(np.abs(sums) > 1e-6) > 0.5
+        _, _, sides = rounds(method, random(step).standard_normal((3, candidates)), step)
+        for probe in sides:
+            v = probe.points[0] * (1.0 / EPS)
+            direction = sum(w * dense.values(PARAM, s, 0, size).astype(np.float64) for s, w in v)
+            numbers.append(direction / np.linalg.norm(v.weights))
+    found = np.array(numbers)
+    assert (found != 0.0).all(), "no weight is left out of a step"
+    assert within(found, 0.0, 1.0) and within(found**2, 1.0, 2.0) and within(found**4, 3.0, 96.0)
+    near = 0.0796557  # P(|z| < 0.1)
+    assert within(np.abs(found) < 0.1, near, near * (1.0 - near))
+    for stride in (2, 4, 64):  # where Walsh codes of one noise agree
+        assert within(found[:, ::stride] ** 2, 1.0, 2.0)
+    for lag in (1, 2, 4):
+        assert within(found[:, lag:] ** 2 * found[:, :-lag] ** 2, 1.0, 8.0), (
+            "squares do not know of each other"
+        )
+
+
+@pytest.mark.parametrize("noises", ["gaussian", "rademacher"])
+def test_guided_directions_of_a_step_are_uncorrelated_number_by_number(noises):
+    """Probes share their noises, but not their signs: over 200 steps, five standard errors."""
+    size, products = 256, []
+    method = prior(probes=4, candidates=4, guide="weighted", noise=noises)
+    dense = method.direction(None)  # type: ignore[arg-type]
+    for step in range(200):
+        _, _, sides = rounds(method, random(step).standard_normal((4, 4)), step)
+        v = np.zeros((4, size))
+        for own, probe in zip(v, sides, strict=True):
+            for seed, weight in probe.points[0]:
+                own += weight / EPS * dense.values(PARAM, seed, 0, size)
+        products.append([v[p] @ v[q] / np.sqrt(size) for p in range(4) for q in range(p)])
+    assert within(np.array(products), 0.0, float(np.var(products))) and np.var(products) < 2.0

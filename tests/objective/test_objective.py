@@ -22,6 +22,7 @@ from zodist.methods import StepSeeds
 from zodist.models import load_model
 from zodist.objective.reward import Written
 from zodist.run import Parts, early, load_parts, replay
+from zodist.step import Share
 from zodist.tasks import Score
 
 PROMPTS = """
@@ -188,7 +189,7 @@ def test_numbers_are_those_of_an_evaluation_at_the_point(place, task, kind):
     replica = parts.replica()
     probes = next(replica.method.step(StepSeeds(0, 0)))[:2]
     evaluator = parts.evaluator(replica)
-    got = parts.losses(evaluator, probes, [np.arange(12)] * 2, [(0, 0)] * 2)
+    got = parts.losses(evaluator, Share(probes, (np.arange(12),) * 2, ((0, 0),) * 2))
     evaluator.close()
     want = [[1.0 - getattr(at(parts, point), kind) for point in probe.points] for probe in probes]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-7)

@@ -232,6 +232,9 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"cores"', '"kernels"'))
     with pytest.raises(ConfigError, match="no calibration of this version"):
         read_calibration(path)
+    path.write_bytes(b"\xff" + path.read_bytes())
+    with pytest.raises(ConfigError, match="no calibration of this version .the whole file"):
+        read_calibration(path)
     with pytest.raises(ConfigError, match="--calibrate"):
         read_calibration(tmp_path / "nowhere.json")
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from zodist.journal import Journal
 from zodist.report.document import page
-from zodist.report.page import document
+from zodist.report.page import html
 from zodist.report.recorded import recorded
 from zodist.step import Entry
 
@@ -103,5 +103,5 @@ def test_a_report_draws_its_pictures_and_fits_without_a_complaint_or_a_request(f
 
 def test_what_a_page_would_fetch_is_refused_and_seen(tmp_path):
     """So the silence of the test above means something."""
-    _, console = browse(document("x", ['<img src="http://127.0.0.1:9/x.png">']), tmp_path, 400)
+    _, console = browse(html("x", ['<img src="http://127.0.0.1:9/x.png">']), tmp_path, 400)
     assert len(console) == 1 and "Content Security Policy" in console[0]

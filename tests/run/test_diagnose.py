@@ -106,7 +106,7 @@ def test_what_methods_say_where_it_is_known():
     said = pgap.diagnose(g)
     assert (said["captured"], said["estimate_cosine"]) == (pytest.approx(1.0), pytest.approx(1.0))
     assert said["captured_over_chance"] == pytest.approx(96 / 4)
-    curvzo.sums[0], curvzo.counts[:] = [[50.0, 1.0], 10.0]  # type: ignore[attr-defined]
+    curvzo.sums[:], curvzo.counts[:] = [[50.0, 1.0], [60.0, 60.0]], 10.0  # type: ignore[attr-defined]
     said = curvzo.diagnose(g)
     assert said["score_correlation"] == pytest.approx(1.0)
     blocks = len(curvzo.blocks)  # type: ignore[attr-defined]

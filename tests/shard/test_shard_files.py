@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,52 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path, monkeypatch:
     (tmp_path / "model.safetensors").write_bytes(whole[:-4])
     with pytest.raises(ModelError, match="it ends within 'a'"):
         part(WeightFiles(tmp_path, "tiny", ""), "a", 0, 35, torch.float32)
+
+
+def test_a_flipped_bit_of_a_header_is_one_sentence_or_none(tmp_path: Path) -> None:
+    """Names, shapes and places: what they become is refused, or is still read."""
+    path = tmp_path / "model.safetensors"
+    safe({"a": NUMBERS, "b": NUMBERS + 1}, path)
+    whole = path.read_bytes()
+    for at in range(8 + int.from_bytes(whole[:8], "little")):
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            with suppress(ModelError):
+                files = WeightFiles(tmp_path, "tiny", "")
+                for name in "ab":
+                    part(files, name, 0, 35, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"dtype":"F32","shape":[5,7],"data_offsets":[-999,-859]}',
+        '{"dtype":"F32","shape":[5,7],"data_offsets":[36893488147419103232,36893488147419103372]}',
+        '{"dtype":"F32","shape":[5,7],"data_offsets":[0,139]}',
+        '{"dtype":"F32","shape":[5,7],"data_offsets":[0.0,140.0]}',
+        '{"dtype":"F32","shape":[5,7]}',
+        '{"dtype":"F32","shape":7,"data_offsets":[0,140]}',
+        '{"dtype":["F32"],"shape":[5,7],"data_offsets":[0,140]}',
+        "[]",
+        pytest.param("[" * 20000 + "]" * 20000, id="deep"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused_when_the_file_is_opened(tmp_path: Path, entry: str) -> None:
+    header = f'{{"a":{entry}}}'.encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(140)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="model.safetensors cannot be read in parts") as error:
+        WeightFiles(tmp_path, "tiny", "")
+    assert "Invalid argument" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "index", ["[", "[]", '{"weight_map":[1]}', pytest.param("[" * 20000, id="deep"), '{"weight_map":{"a":1}}']
+)
+def test_an_index_that_is_none_is_one_sentence(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match="cannot be read in parts"):
+        part(WeightFiles(tmp_path, "tiny", ""), "a", 0, 1, torch.float32)
 
 
 @pytest.mark.slow

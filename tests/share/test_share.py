@@ -70,25 +70,40 @@ def test_equal_runs_make_equal_files_that_name_nothing_of_this_machine(
 def test_a_damaged_file_is_refused_or_says_the_same(file: Path, tmp_path: Path) -> None:
     """Bytes of the archive that say nothing, such as attributes of a member, may change; nothing else may."""
     whole, parcel, damaged = file.read_bytes(), read(file), tmp_path / "damaged.zodist"
-    refused = 0
-    for at in range(0, len(whole), 7):
-        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+
+    def refused(content: bytes) -> bool:
+        damaged.write_bytes(content)
         try:
             found = read(damaged)
         except ShareError as error:
+            assert "is damaged or no file of `zodist share` (" in str(error), error
             assert "get it again" in str(error)
-            refused += 1
-        else:
-            assert (found.promise, found.config, found.journal) == (
-                parcel.promise,
-                parcel.config,
-                parcel.journal,
-            )
-    assert refused > 0.9 * len(whole) / 7
-    for length in (0, 10, len(whole) // 2, len(whole) - 1):
-        damaged.write_bytes(whole[:length])
-        with pytest.raises(ShareError, match="damaged or no file of `zodist share`"):
-            read(damaged)
+            return True
+        same = (parcel.promise, parcel.config, parcel.journal)
+        assert (found.promise, found.config, found.journal) == same
+        return False
+
+    def flipped(at: int, bits: int) -> bytes:
+        return whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :]
+
+    sample = range(0, len(whole), 7)
+    assert sum(refused(flipped(at, 0x10)) for at in sample) > 0.9 * len(sample)
+    with zipfile.ZipFile(file) as archive:  # every bit of what says where things are and how long
+        headers = [
+            at for info in archive.infolist() for at in range(info.header_offset, info.header_offset + 30)
+        ]
+        for at in [*headers, *range(archive.start_dir, len(whole))]:
+            for bit in range(8):
+                refused(flipped(at, 1 << bit))
+    for length in [*range(0, archive.start_dir, 97), *range(archive.start_dir, len(whole))]:
+        assert refused(whole[:length])
+
+
+def test_only_the_disk_s_own_errors_are_no_damage(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(ShareError) as error:
+            read(path)
+        assert str(error.value) == f"cannot read {path}: {why}"
 
 
 def test_a_member_that_unpacks_to_too_much_is_not_unpacked(file: Path, tmp_path: Path) -> None:

@@ -157,32 +157,23 @@ LIES = {
 
 def _lying(path: Path, overrides: tuple[str, ...], lie: str, error: Path) -> None:
     """A run in which whoever has the items n with n % 8 == 3 lies."""
+    from zodist.exchange import Rounds
     from zodist.run import train
-    from zodist.step.fold import Live
 
-    call = Live.__call__
+    gather = Rounds.round
 
-    def lying(self, *question):
-        gather = self.gather
+    def gathered(self, asked, measure):
+        def told(group):
+            losses = measure(group).copy()
+            for row, item in enumerate(asked.groups.members(group)):
+                if item % OF == LIAR:
+                    random = np.random.default_rng([asked.step, asked.round, item])
+                    losses[row] = LIES[lie](losses[row], random)
+            return losses
 
-        def gathered(asked, measure):
-            def told(group):
-                losses = measure(group).copy()
-                for row, item in enumerate(asked.groups.members(group)):
-                    if item % OF == LIAR:
-                        random = np.random.default_rng([asked.step, asked.round, item])
-                        losses[row] = LIES[lie](losses[row], random)
-                return losses
+        return gather(self, asked, told)
 
-            return gather(asked, told)
-
-        self.gather = gathered
-        try:
-            return call(self, *question)
-        finally:
-            self.gather = gather
-
-    Live.__call__ = lying  # type: ignore[method-assign]
+    Rounds.round = gathered  # type: ignore[method-assign]
     try:
         train(config.load(path, overrides), quiet=True)
     except Exception as found:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from exact import DTYPES, HALVES, KINDS, as_floats, moves, random, stochastic, to_words, weights
+from exact import DTYPES, HALVES, KINDS, as_floats, moves, random, stepped, stochastic, to_words, weights
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zodist import noise
 from zodist.directions import Combination, Dense, Param, address, coded_tables
-from zodist.kernels import FLOAT32
+from zodist.kernels import BFLOAT16, FLOAT32
 from zodist.models import digest
 from zodist.noise import GAUSSIAN, RADEMACHER
 from zodist.step.rules import RULES, Rule, schedule
@@ -59,30 +59,32 @@ def rounded(kind: int, x: np.ndarray, rounding: int, p: Param) -> np.ndarray:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sgd_equals_a_float32_reference(kind, decay):
-    """Table of lr * gradient, one product and one difference in float32, one rounding."""
+    """Table of lr * gradient, one product, one sum and one difference in float32, one rounding."""
     p, settings = param(kind, origin=3000), Settings(weight_decay=decay)
     rule, words = build([p], settings), p.words.copy()
     for step in range(3):
         keys, tables = coded_tables(DENSE, [GRADIENT * settings.lr])
         move = moves(DENSE.law, keys, tables[0], p.origin, p.origin + 5000, p.id)
-        x = as_floats(kind, words) * np.float32(1.0 - settings.lr * decay) - move
+        x = stepped(as_floats(kind, words), settings.lr * decay, move)
         words = rounded(kind, x, ROUNDING + step, p)
         rule.apply_(GRADIENT, everywhere([p]), settings.lr, ROUNDING + step)
         assert (p.words == words).all()
-    assert rule.state() == {}
+    assert rule.state() == ({"weight_decay": torch.zeros(1)} if decay else {}), (
+        "lr * decay is taken off at once"
+    )
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_momentum_equals_a_float32_reference(kind, decay):
-    """m <- momentum * m + g; weights <- weights * decay - lr * m: float32, in this order of operations."""
+    """m <- momentum * m + g; weights <- weights - (lr * decay * weights + lr * m): float32, in this order of operations."""
     p, settings = param(kind, origin=3000), Settings("momentum", momentum=0.8, weight_decay=decay)
     rule, words, m = build([p], settings), p.words.copy(), np.zeros(5000, np.float32)
     keys, tables = coded_tables(DENSE, [GRADIENT])
     move = moves(DENSE.law, keys, tables[0], p.origin, p.origin + 5000, p.id)
     for step, lr in enumerate([1e-3, 2e-3, 5e-4]):
         m = np.float32(0.8) * m + move
-        x = as_floats(kind, words) * np.float32(1.0 - lr * decay) - np.float32(lr) * m
+        x = stepped(as_floats(kind, words), lr * decay, np.float32(lr) * m)
         words = rounded(kind, x, ROUNDING + step, p)
         rule.apply_(GRADIENT, everywhere([p]), lr, ROUNDING + step)
         assert (p.words == words).all()
@@ -165,6 +167,78 @@ def test_weight_decay_alone_shrinks_by_its_share():
     before = p.weights.clone()
     build([p], Settings(weight_decay=0.5)).apply_(Combination.of((7, 0.0)), everywhere([p]), 0.25, ROUNDING)
     assert torch.equal(p.weights, before * 0.875)
+
+
+TINY, WHILE = (
+    1e-8,
+    4578,
+)  # lr * weight_decay, far below float32's last place, and steps in which it comes to 4.6e-5
+
+
+def shares_lost(kind: int, settings: Settings, gradient: Callable[[int], Combination]) -> np.ndarray:
+    """Less the same steps without decay: float64 [weights], whose mean is the share that the weights lost."""
+    n, lr, ends = 20_000, 1e-6, []
+    base = weights(kind, n)
+    for decay in (0.0, TINY / lr):
+        tensor = torch.from_numpy(base.copy()).view(DTYPES[kind])
+        p = Param("w", address("w"), (n,), tensor, tensor)
+        rule = build([p], replace(settings, weight_decay=decay))
+        for step in range(WHILE):
+            rule.apply_(gradient(step), everywhere([p]), lr, noise.derive(3, step, 0, noise.ROUNDING))
+        ends.append(as_floats(kind, p.words).astype(np.float64))
+    start = as_floats(kind, base).astype(np.float64)
+    return (ends[0] - ends[1]) * np.sign(start) / np.abs(start).mean()
+
+
+def has_mean(found: np.ndarray, want: float) -> bool:
+    """Within five standard errors, which are less than what is looked for."""
+    error = 5.0 * found.std() / np.sqrt(len(found))
+    return abs(found.mean() - want) < error < want
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decay_far_below_the_last_place_has_its_mean_effect(name, kind):
+    """Weights without a gradient: nothing but the decay moves them, and none of its steps does alone."""
+    nothing = Combination.of()
+    lost = shares_lost(kind, Settings(name), lambda step: nothing)
+    assert has_mean(lost, 1.0 - (1.0 - TINY) ** WHILE)
+
+
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
+def test_a_decay_far_below_the_last_place_has_its_mean_effect_beside_a_gradient(kind):
+    """Steps far larger than the decay, which cancel in the difference but for roundings."""
+    lost = shares_lost(kind, Settings(), lambda step: Combination.of((step << 16, 0.5 + step % 7)))
+    assert has_mean(lost, 1.0 - (1.0 - TINY) ** WHILE)
+
+
+def test_what_is_due_of_a_decay_comes_back_with_the_state():
+    """A run that stops between two steps of the decay goes on as if it had not."""
+
+    def run(stop_after: int | None) -> bytes:
+        p = param(FLOAT32)
+        rule = build([p], Settings(weight_decay=1.0))
+        for step in range(40):
+            if step == stop_after:
+                kept = {key: value.clone() for key, value in rule.state().items()}
+                rule = build([p], Settings(weight_decay=1.0))
+                rule.load(kept)
+            rule.apply_(Combination.of(), everywhere([p]), 1e-6, ROUNDING + step)
+        return p.words.tobytes()
+
+    assert run(None) == run(10) != param(FLOAT32).words.tobytes()
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_decay_infinite_weights_and_zeros_of_both_signs_stay(name, kind):
+    """A share of nothing is not taken: 0 times infinity would be NaN."""
+    p = param(kind)
+    x = np.resize(np.array([np.inf, -np.inf, 0.0, -0.0], np.float32), 5000)
+    p.weights.copy_(torch.from_numpy(x))
+    before = p.words.tobytes()
+    build([p], Settings(name)).apply_(Combination.of(), everywhere([p]), 1e-3, ROUNDING)
+    assert p.words.tobytes() == before
 
 
 @pytest.mark.parametrize("name", RULES)

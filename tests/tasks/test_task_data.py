@@ -11,10 +11,11 @@ import pytest
 from films import byte_level, loader, rows, write, write_task
 
 from zodist.errors import TaskError
+from zodist.tasks import source as data
 from zodist.tasks.lexicon import read as read_lexicon
 from zodist.tasks.loading import load_task
 from zodist.tasks.task import Task
-from zodist.tasks.task_file import built_in
+from zodist.tasks.task_file import built_in, describe
 
 
 @pytest.fixture
@@ -185,6 +186,28 @@ def test_other_broken_files_are_named(load: Callable[..., Task], folder: Path) -
         load(files={"dev": folder / "train.jsonl"})
     with pytest.raises(TaskError, match=r"none is left to train on .*task.validation = 40"):
         load(validation=40, train=0)
+
+
+def test_a_damaged_parquet_file_is_named_as_one(tmp_path: Path) -> None:
+    """The library raises OSError and more for damage, which is not the disk's doing."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    path, damaged = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist([{"sentence": f"s {i}", "label": i % 2} for i in range(8)]), path
+    )
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        try:
+            data.read(describe("text"), {"train": damaged}, "train", 1)
+        except TaskError as error:
+            assert "b.parquet is not a parquet file, or is damaged (" in str(error), error
+            refused += 1
+    assert refused > len(whole) // 4
+    with pytest.raises(TaskError, match=r"none.parquet \(the train file\) does not exist"):
+        data.read(describe("text"), {"train": tmp_path / "none.parquet"}, "train", 1)
 
 
 def test_unknown_tasks_and_missing_data_are_named(tmp_path: Path) -> None:

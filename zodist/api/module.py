@@ -19,9 +19,8 @@ from zodist.api.data import content
 from zodist.directions import Cache, Combination, Law, Param
 from zodist.errors import ModelError
 from zodist.evaluator import Gather
-from zodist.methods import Probe
 from zodist.run import Parts
-from zodist.step import Replica
+from zodist.step import Replica, Share
 from zodist.tasks import Score
 
 Loss = Callable[[Any, Any], Any]
@@ -124,15 +123,9 @@ class ModuleParts(Parts):
         laws = {} if replica is None else replica.directions
         return ModuleEvaluator(self.model, self.params, laws, self.loss, parallel=self.parallel)
 
-    def losses(
-        self,
-        evaluator: Any,
-        probes: Sequence[Probe],
-        indices: Sequence[np.ndarray],
-        places: Sequence[tuple[int, int]] = (),
-    ) -> np.ndarray:
+    def losses(self, evaluator: Any, share: Share) -> np.ndarray:
         data, found = self.task.held[0], []  # type: ignore[attr-defined]
-        for probe, chosen in zip(probes, indices, strict=True):
+        for probe, chosen in zip(share.probes, share.examples, strict=True):
             if probe.examples:
                 raise ModelError(
                     f"method.name = {self.config.method.name!r} gives every example a direction of its own, for which "

@@ -147,7 +147,7 @@ def lanes(parts: Parts) -> int:
     c = parts.config
     method = METHODS[c.method.name].build(c.method.settings)
     method.begin(parts.params)
-    return len(next(method.step(StepSeeds(c.run.seed, 0)))) * c.batch.data_lanes
+    return len(next(method.step(StepSeeds(c.run.seed, 0, c.run.steps)))) * c.batch.data_lanes
 
 
 def train(config: Config, *, lr: float, loaded: Loaded | None = None) -> Reference:

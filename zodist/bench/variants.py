@@ -31,7 +31,7 @@ from zodist.exchange import LocalExchange, Rounds
 from zodist.journal import Journal
 from zodist.methods import MeZO, MeZOSettings, Probe
 from zodist.models import DTYPES, collect, load_model
-from zodist.step import RULES, Live, Replica
+from zodist.step import RULES, Division, Replica
 from zodist.tasks import Batch
 
 EPS, LR, SEED = 1e-3, 1e-7, 1
@@ -159,14 +159,8 @@ class Bench:
         )
         self._folder = tempfile.TemporaryDirectory(prefix="zodist-bench-")
         self.journal = Journal.create(Path(self._folder.name) / "journal.jsonl", {"bench": settings.plain()})
-        self.live = Live(
-            Rounds(LocalExchange(), self.journal).round,
-            self._losses,
-            seed=SEED,
-            data_lanes=1,
-            batch=settings.batch,
-            examples=settings.batch,
-        )
+        self.rounds = Rounds(LocalExchange(), self.journal)
+        self.division = Division(SEED, data_lanes=1, batch=settings.batch, examples=settings.batch)
         self.replica = self._replica(self.method)
         self.one, self.wide = (self._replica(self._method(n)) for n in (1, settings.wide))
         self._inplace_steps = 0
@@ -200,7 +194,8 @@ class Bench:
         def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
             nonlocal answered
             start = perf_counter()
-            values = self.live(step, round, lr, probes, lanes)
+            asked = self.division.asked(step, round, lr, probes, lanes)
+            values = self.rounds.round(asked, lambda group: self._losses(asked.share(group).probes))
             answered = perf_counter() - start
             return values
 
@@ -225,7 +220,7 @@ class Bench:
         rule = RULES["sgd"](Rule(lr=LR), self.params, parallel=self.parallel)
         return Replica(self.params, method, rule, seed=SEED, steps=1, data_lanes=1)
 
-    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray], places: object) -> np.ndarray:
+    def _losses(self, probes: Sequence[Probe]) -> np.ndarray:
         batches = [[self.batch]] * len(probes)
         return self.evaluator.group_losses([probe.points for probe in probes], batches)
 

@@ -41,7 +41,10 @@ def forwards_of_steps(method: Method, data_lanes: int) -> Iterator[int]:
 
 
 def rounds_of_steps(method: Method, data_lanes: int) -> Iterator[list[int]]:
-    """The forward passes of each round of step 0, 1, 2, ... of a method with these settings."""
+    """The forward passes of each round of step 0, 1, 2, ... of a method with these settings.
+
+    What a method changes over the length of a run is as in the last step of one, since the length is what is looked for.
+    """
     made = METHODS[method.name].build(method.settings)
     weights = params.collect(_made_up())
     made.begin(weights)
@@ -50,7 +53,7 @@ def rounds_of_steps(method: Method, data_lanes: int) -> Iterator[list[int]]:
         made.update(param)
     step = 0
     while True:
-        generator = made.step(StepSeeds(0, step))
+        generator = made.step(StepSeeds(0, step, step + 1))
         probes, rounds = next(generator), list[int]()
         while True:
             rounds.append(data_lanes * sum(probe.forwards for probe in probes))

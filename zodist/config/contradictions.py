@@ -13,8 +13,23 @@ if TYPE_CHECKING:
 
 def contradiction(config: Config) -> str:
     """The first contradiction in a configuration, as a sentence; "" if there is none."""
-    parts = (_clipping, shard.contradiction, adapter.contradiction, _stopping, objective.contradiction)
+    parts = (
+        _refused,
+        _clipping,
+        shard.contradiction,
+        adapter.contradiction,
+        _stopping,
+        objective.contradiction,
+    )
     return next((why for part in parts if (why := part(config))), "")
+
+
+def _refused(config: Config) -> str:
+    """Why rule.name does not go with [method], as the method's own settings say."""
+    from zodist.methods import Settings  # here, because it costs time and is loaded by now
+
+    settings = config.method.settings
+    return settings.refuses(config.rule.name) if isinstance(settings, Settings) else ""
 
 
 def _clipping(config: Config) -> str:

@@ -1,3 +1,4 @@
+from . import products as products
 from .direction import NONE as NONE
 from .direction import Cache as Cache
 from .direction import Combination as Combination
@@ -7,6 +8,7 @@ from .direction import Laid as Laid
 from .direction import LaidDense as LaidDense
 from .direction import LaidFused as LaidFused
 from .direction import Law as Law
+from .direction import Term as Term
 from .direction import coded_tables as coded_tables
 from .kept import Gradient as Gradient
 from .kept import Kept as Kept
@@ -28,6 +30,7 @@ from .param import Param as Param
 from .param import address as address
 from .param import as_words as as_words
 from .param import storage_of as storage_of
+from .products import Coded as Coded
 from .quotient import Quotient as Quotient
 from .rank_one import LaidRankOne as LaidRankOne
 from .rank_one import RankOne as RankOne

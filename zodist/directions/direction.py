@@ -2,8 +2,8 @@
 
 A ``Combination`` is a weighted sum of unit directions named by seeds.  What one seed means for one parameter is a
 ``Law``: ``Dense`` numbers, ``Dressed`` ones (masked, shifted, preconditioned element by element), or the matrix laws of
-zodist.directions.matrix.  A law lays combinations out for the kernels (``Laid``): base seeds and one Walsh table per combination,
-whatever the number of terms.  Updates that no seed names are in zodist.directions.kept.
+zodist.directions.matrix.  A law lays combinations out for the kernels (``Laid``): base seeds and one Walsh table per
+combination, whatever the number of terms.  Updates that no seed names are in zodist.directions.kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from zodist import noise
 from zodist.directions.param import KINDS, Param, as_words
-from zodist.kernels import SMALL, Kernels
+from zodist.kernels import Kernels, Noise
 
 
 class Term(NamedTuple):
@@ -94,7 +94,7 @@ class LaidFused(Laid):
     def update_(
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
     ) -> None:
-        """Weights <- weights * decay - the first combination, rounded once."""
+        """Weights <- weights - (decay * weights + the first combination), rounded once."""
 
 
 class Law(ABC):
@@ -204,6 +204,10 @@ class LaidDense(LaidFused):
         self.dress = (send(shares), send(mean), send(curvature), below)
         self.still = len(keys) == 0 and not len(mean)
 
+    def noise(self, param: Param) -> Noise:
+        """The numbers of one parameter, for the kernels."""
+        return Noise(self.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
+
     def write_(
         self,
         param: Param,
@@ -215,7 +219,7 @@ class LaidDense(LaidFused):
         parallel: bool = False,
     ) -> None:
         """One pass over the range."""
-        kernel = param.kernels.perturb[parallel and stop - start > SMALL]
+        kernel = param.kernels.perturb.of(stop - start, parallel)
         outs = as_words(out, param.kernels).reshape(out.shape[0], 1, stop - start)
         kernel(
             param.kind,
@@ -225,18 +229,14 @@ class LaidDense(LaidFused):
             start,
             stop,
             outs,
-            self.law,
-            self.keys,
-            self.tables,
-            np.uint64(param.id),
-            np.uint64(noise.Z),
+            self.noise(param),
             (*self.dress, add),
         )
 
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
         """Rows that are not named are never touched."""
         width = param.shape[-1]
-        kernel = param.kernels.perturb_rows[parallel]
+        kernel = param.kernels.perturb_rows.of(out.numel(), parallel)
         kernel(
             param.kind,
             KINDS[out.dtype],
@@ -245,11 +245,7 @@ class LaidDense(LaidFused):
             param.kernels.view(index * width),
             width,
             as_words(out, param.kernels).reshape(out.shape),
-            self.law,
-            self.keys,
-            self.tables,
-            np.uint64(param.id),
-            np.uint64(noise.Z),
+            self.noise(param),
             (*self.dress, True),
         )
 
@@ -257,10 +253,9 @@ class LaidDense(LaidFused):
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
     ) -> None:
         """The noise is made on the way."""
-        kernel = param.kernels.update[parallel and param.weights.numel() > SMALL]
-        name, role = np.uint64(param.id), np.uint64(noise.Z)
-        move = self.law, self.keys, self.tables[0], name, role, (*self.dress, True), decay, rounding
-        kernel(param.kind, param.words, param.origin, *move)
+        run = param.kernels.update.of(param.weights.numel(), parallel)
+        first = self.noise(param)._replace(tables=self.tables[:1])
+        run(param.kind, param.words, param.origin, first, (*self.dress, True), decay, rounding)
 
 
 def coded_tables(dense: Dense, combinations: Sequence[Combination]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,10 +18,13 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
 from zodist.directions.param import KINDS, Param, as_words
-from zodist.kernels import cpu
+from zodist.kernels import FLOAT32, HOST, Noise
 
 Factors = Callable[[Sequence[Combination], Cache], tuple[np.ndarray, np.ndarray]]
 NO_WORDS = np.empty(0, np.uint32)
+ONES = np.ones(
+    (1, 1, noise.TILE), np.float32
+)  # the table of a noise as it is; product takes noises of the host
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -50,7 +53,7 @@ class LaidRows(Laid):
         if start % self.grain or stop % self.grain:
             raise ValueError(f"{param.name}: numbers {start} to {stop} are not whole rows of {self.grain}")
         rows = param.kernels.rows(start // self.grain, stop // self.grain)
-        self._run(param, rows, out, add, parallel and stop - start > cpu.SMALL)
+        self._run(param, rows, out, add, parallel)
 
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
         """Rows that are not named are never touched."""
@@ -104,10 +107,10 @@ class LaidProjected(LaidRows):
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the noise."""
-        run = param.kernels.project[parallel]
-        law, name, role = self.law, np.uint64(param.id), np.uint64(noise.Z)
-        place = law.noise.law, self.keys, self.tables, name, role
-        run(*target, *place, self.vector, law.along[0], law.scale[0])
+        run = param.kernels.project.of(numbers_of(target), parallel)
+        law = self.law
+        drawn = Noise(law.noise.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
+        run(*target, drawn, self.vector, law.along[0], law.scale[0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -153,16 +156,26 @@ class LaidLowRank(LaidRows, LaidFused):
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
-        run = param.kernels.product[parallel]
-        run(*target, self.left, self.right, -1, np.uint64(0), np.uint64(param.id), np.uint64(noise.Z))
+        run = param.kernels.product.of(numbers_of(target), parallel)
+        run(*target, self.left, self.right, without_noise(param))
 
     def update_(
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
     ) -> None:
         """The product is made on the way."""
-        run = param.kernels.descend[parallel and param.weights.numel() > cpu.SMALL]
+        run = param.kernels.descend.of(param.weights.numel(), parallel)
         left, right, name = self.left[0], self.right[0], np.uint64(param.id)
         run(param.kind, param.words, param.origin, left, right, name, decay, rounding)
+
+
+def numbers_of(target: tuple) -> int:
+    """How many numbers a kernel makes.  target: as ``LaidRows.kernel`` is given it."""
+    return math.prod(target[-1].shape)
+
+
+def without_noise(param: Param) -> Noise:
+    """For a product of thin matrices alone."""
+    return Noise(-1, np.zeros(1, np.uint64), ONES, np.uint64(param.id), np.uint64(noise.Z))
 
 
 def shared_tables(
@@ -182,7 +195,7 @@ def factor(
     size = math.prod(shape)
     out = np.empty((len(combinations), 1, size), np.uint32)
     dress = np.zeros(len(combinations), np.float32), np.empty(0, np.float32), np.empty(0, np.float32)
-    place = dense.law, keys, tables, np.uint64(name), np.uint64(role)
-    words = np.zeros(size, np.uint32)
-    cpu.perturb_serial(0, 0, words, 0, 0, size, out, *place, (*dress, np.float32(np.inf), False))
+    words, drawn = np.zeros(size, np.uint32), Noise(dense.law, keys, tables, np.uint64(name), np.uint64(role))
+    run = HOST.perturb.of(size, False)
+    run(FLOAT32, FLOAT32, words, 0, 0, size, out, drawn, (*dress, np.float32(np.inf), False))
     return out.view(np.float32).reshape(len(combinations), *shape)

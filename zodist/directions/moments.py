@@ -17,7 +17,7 @@ from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, coded_tables
 from zodist.directions.kept import Kept
 from zodist.directions.param import Param
-from zodist.kernels import SMALL, Kernels
+from zodist.kernels import Kernels, Noise
 
 
 class Recent:
@@ -94,7 +94,9 @@ class LaidRatio(Laid):
         laid = [coded_tables(ratio.noise, [gradient]) for gradient in ratio.recent.steps()]
         self.keys = send(np.concatenate([keys for keys, _ in laid]))
         length = max(tables.shape[-1] for _, tables in laid)  # tables are periodic
-        self.tables = send(np.concatenate([np.tile(t[0], (1, length // t.shape[-1])) for _, t in laid]))
+        self.tables = send(
+            np.concatenate([np.tile(t, (1, 1, length // t.shape[-1])) for _, t in laid], axis=1)
+        )
         self.first = send(np.concatenate([[0], np.cumsum([len(keys) for keys, _ in laid])]).astype(np.int64))
         self.shares = send(ratio.recent.shares(ratio.beta1).astype(np.float32))
         self.squares = send(ratio.recent.shares(ratio.beta2).astype(np.float32))
@@ -116,10 +118,11 @@ class LaidRatio(Laid):
             raise TypeError(
                 f"a ratio of moments moves weights, in float32; it is no probe ({out.dtype}, add={add})"
             )
-        kernel = param.kernels.ratio[parallel and stop - start > SMALL]
-        moments = self.law, self.keys, self.tables, self.first, self.shares, self.squares, self.epsilon
+        run = param.kernels.ratio.of(stop - start, parallel)
+        drawn = Noise(self.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
+        moments = drawn, self.first, self.shares, self.squares, self.epsilon
         for row, factor in zip(param.kernels.view(out), self.factors, strict=True):
-            kernel(start, stop, row, *moments, factor, np.uint64(param.id), np.uint64(noise.Z))
+            run(start, stop, row, *moments, factor)
 
     def rows_(self, param: Param, index: torch.Tensor, out: torch.Tensor, *, parallel: bool = False) -> None:
         """Not for probes."""

@@ -19,9 +19,8 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, LaidFused, Law
-from zodist.directions.matrix import LaidRows
+from zodist.directions.matrix import LaidRows, numbers_of
 from zodist.directions.param import Param
-from zodist.kernels import SMALL
 
 
 def code_bits(rows: int, columns: int) -> tuple[int, int]:
@@ -80,7 +79,7 @@ class LaidRankOne(LaidRows, LaidFused):
         kernels, name = param.kernels, np.uint64(param.id)
         self.u, self.v = kernels.empty((1, self.rows)), kernels.empty((1, self.grain))
         for role, out in ((noise.U, self.u), (noise.V, self.v)):
-            kernels.noises[False](noise.RADEMACHER, keys, name, np.uint64(role), out)
+            kernels.noises.serial(noise.RADEMACHER, keys, name, np.uint64(role), out)
         self.still = not any(weights.any() for _, weights in terms)
 
     def vectors(self, places: Any = None) -> tuple[Any, Any]:
@@ -128,12 +127,12 @@ class LaidRankOne(LaidRows, LaidFused):
 
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
-        param.kernels.rank_one[parallel](*target, self.u[0], self.v[0], self.tables())
+        param.kernels.rank_one.of(numbers_of(target), parallel)(*target, self.u[0], self.v[0], self.tables())
 
     def update_(
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
     ) -> None:
         """The direction is made on the way."""
-        run = param.kernels.descend_outer[parallel and param.weights.numel() > SMALL]
+        run = param.kernels.descend_outer.of(param.weights.numel(), parallel)
         place = self.u[0], self.v[0], self.tables()[0], np.uint64(param.id)
         run(param.kind, param.words, param.origin, *place, decay, rounding)

@@ -15,9 +15,9 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Law
-from zodist.directions.matrix import NO_WORDS, LaidRows
+from zodist.directions.matrix import NO_WORDS, ONES, LaidRows, numbers_of
 from zodist.directions.param import KINDS, Param, as_words
-from zodist.kernels import SMALL
+from zodist.kernels import Noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,12 @@ class LaidSigned(LaidRows):
     def __init__(self, param: Param, law: int, key: np.uint64, seeds: np.ndarray, mix: np.ndarray) -> None:
         super().__init__(param)
         kernels, name = param.kernels, np.uint64(param.id)
-        self.law, self.key, self.mix = law, key, kernels.send(mix)
+        self.law, self.mix = law, kernels.send(mix)
+        self.keys = np.array([key], np.uint64)
         self.r, self.s = (kernels.empty((len(seeds), n)) for n in (self.rows, self.grain))
         keys = kernels.send(seeds)
         for role, out in ((noise.U, self.r), (noise.V, self.s)):
-            kernels.noises[False](noise.RADEMACHER, keys, name, np.uint64(role), out)
+            kernels.noises.serial(noise.RADEMACHER, keys, name, np.uint64(role), out)
         self.still = not mix.any()
 
     def vectors(self, places: Any = None) -> tuple[Any, Any]:
@@ -75,17 +76,20 @@ class LaidSigned(LaidRows):
         """One pass over the noise and a product of rank ``seeds``."""
         left = param.kernels.empty((len(self.mix), self.rows, len(self.r)))
         left[:] = self.mix[:, None, :] * self.r.T[None]
-        place = self.law, self.key, np.uint64(param.id), np.uint64(noise.Z)
-        param.kernels.product[parallel](*target, left, self.s[None], *place)
+        run = param.kernels.product.of(numbers_of(target), parallel)
+        run(*target, left, self.s[None], self.noise(param))
 
     def write_noise_(
         self, param: Param, rows: torch.Tensor, out: torch.Tensor, *, parallel: bool = False
     ) -> None:
         """Some rows of the shared noise U itself into out, [1, rows, n]."""
-        kernels, name = param.kernels, np.uint64(param.id)
+        kernels = param.kernels
         outs = as_words(out, kernels).reshape(1, len(rows), self.grain)
         left, right = kernels.empty((1, self.rows, 1)), kernels.empty((1, 1, self.grain))
         left[:], right[:] = 1.0, 1.0
-        run = kernels.product[parallel and out.numel() > SMALL]
         target = KINDS[torch.float32], KINDS[out.dtype], NO_WORDS, 0, kernels.view(rows), self.grain, outs
-        run(*target, left, right, self.law, self.key, name, np.uint64(noise.Z))
+        kernels.product.of(out.numel(), parallel)(*target, left, right, self.noise(param))
+
+    def noise(self, param: Param) -> Noise:
+        """The numbers U of one parameter, for the kernels."""
+        return Noise(self.law, self.keys, ONES, np.uint64(param.id), np.uint64(noise.Z))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from zodist.elastic.frames import Refused, Seal
 
 _HELLO_S = 5.0  # between being counted and saying who it is
-_LINGER_S = 10.0  # for workers that have not gone yet when the run is over
+_AWAY_S = 2.5  # a worker whose line broke has connected again by then
 _RECENT = 16  # collections whose contributors count as present
 
 
@@ -35,6 +39,7 @@ class Attendance:
         self._last: dict[int, int] = {}  # the collection that a worker last contributed to
         self._count = self._offered = 0
         self._silent: set[int] = set()
+        self._alone_since: float | None = None
 
     def look(self, now: float) -> None:
         """See who has come and who has gone.  now: seconds of this machine's own clock."""
@@ -86,11 +91,32 @@ class Attendance:
         """Who has not said goodbye, besides some."""
         return self._here.difference(than)
 
-    def may_go(self, seconds: float) -> bool:
-        """Whether all have left, or those who contributed lately have, or ``seconds`` of waiting are enough."""
-        left = self._store.add("gone", 0) >= self._store.add("joined", 0)
-        if seconds > _LINGER_S or left:
+    def may_go(self, now: float) -> bool:
+        """Whether all who have joined have left or are gone: a dead worker's connection ends, a stopped one's does not."""
+        if self._store.add("gone", 0) >= self._store.add("joined", 0):
             return True
-        recent = set().union(*self._recent)
-        gone = all(self._store.check([f"left/{number}"]) for number in recent)
-        return seconds > _LINGER_S / 4 and bool(recent) and gone
+        if _connections(self._store.port) > 1:  # one is the supervisor's own
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        return self._alone_since is not None and now - self._alone_since > _AWAY_S
+
+
+def _connections(port: int) -> int:
+    """How many connections there are to a port that this process listens on, the most possible where that is not told.
+
+    The store does not tell, but the system lists what a process has open.
+    """
+    count = 0
+    try:
+        opened = os.listdir("/dev/fd")
+    except OSError:
+        return 1 << 30
+    for descriptor in map(int, opened):
+        with suppress(OSError):  # closed by now, or a socket without another end
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                with socket.socket(fileno=os.dup(descriptor)) as one:
+                    one.getpeername()
+                    internet = one.family in (socket.AF_INET, socket.AF_INET6)
+                    count += internet and one.getsockname()[1] == port
+    return count

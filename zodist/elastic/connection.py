@@ -22,6 +22,11 @@ from zodist.errors import ExchangeError, WorkerLost
 from zodist.exchange import stopping
 
 STATUS = 69  # EX_UNAVAILABLE of sysexits.h
+_BEGIN = "start `zodist supervise` with the run's config, or correct exchange.address"
+OVER = (  # for a worker that has been in the run
+    "the run may be over, which `zodist inspect FOLDER` tells on the supervisor's host; if it is not, start its "
+    "`zodist supervise` command again there"
+)
 _TICK_S = 0.25
 _CONNECT_S = 2.0
 _ANSWER_S = 10.0
@@ -97,8 +102,8 @@ class Connection:
         """Whether this process was asked to stop."""
         return bool(stopping.asked())
 
-    def connect(self) -> None:
-        """Connect, again if need be.  Raises WorkerLost when exchange.timeout_s is over."""
+    def connect(self, advice: str = _BEGIN) -> None:
+        """Connect, again if need be.  Raises WorkerLost with the advice when exchange.timeout_s is over."""
         self._store = None
         end = time.monotonic() + self._timeout_s
         while True:
@@ -118,8 +123,7 @@ class Connection:
             except (OSError, RuntimeError) as error:
                 if time.monotonic() > end:
                     raise WorkerLost(
-                        f"no supervisor answers at {self.address} ({error}); start `zodist supervise` with the run's "
-                        "config, or correct exchange.address"
+                        f"no supervisor answers at {self.address} ({error}); {advice}"
                     ) from error
                 time.sleep(_RETRY_S)
 

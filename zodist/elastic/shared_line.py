@@ -51,9 +51,9 @@ class SharedLine:
         """Whether a process of the group was asked to stop: the same answer on all."""
         return self._exchange.stopping
 
-    def connect(self) -> None:
-        """Connect again."""
-        self._ask(lambda own: own.connect())
+    def connect(self, advice: str) -> None:
+        """Connect again; see Connection.connect."""
+        self._ask(lambda own: own.connect(advice))
 
     def add(self, key: str, amount: int) -> int:
         """See Connection.add."""

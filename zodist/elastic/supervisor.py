@@ -39,6 +39,9 @@ _NAME = re.compile(r"[a-z]+(/[a-z0-9]+){1,3}")
 _IDLE_S = 0.2
 _GAP_S = 1.0
 _STUCK_S = 5.0
+_STAY_S = 60.0  # after the last step, for workers that are connected and have not left; no longer than they would wait
+_LINGER_S = 10.0  # the same for a supervisor that was asked to stop
+_SAID_S = 2.5  # before it says whom it stays for
 _KEPT_S = 5.0  # results stay in the store so long after their collection is done, for workers on their way
 
 
@@ -87,13 +90,20 @@ class Supervisor:
         Raises JournalError if the disk refuses (nothing of that round was published), Stopped after SIGTERM or SIGUSR1.
         """
         self._publish()
-        over = 0.0
+        over, told = 0.0, False
         while not self._in_vain():
             self._news()
             if not over and (self._store.check(["finished"]) or (stopping.asked() and not self._open)):
                 over = time.monotonic()
-            if over and self._attendance.may_go(time.monotonic() - over):
-                break
+            if over:
+                now = time.monotonic()
+                stay_s = min(self.config.exchange.timeout_s, _LINGER_S if stopping.asked() else _STAY_S)
+                if now - over > stay_s or self._attendance.may_go(now):
+                    break
+                if not told and now - over > _SAID_S:
+                    told = True
+                    numbers = ", ".join(map(str, sorted(self._attendance.others(()))))
+                    self.say(f"staying at most {stay_s:g} s for workers that have not left: {numbers}")
             if not self._open:
                 arrived(self._store, [f"announce/{self._announced + 1}"], _IDLE_S)
                 continue

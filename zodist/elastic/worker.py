@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zodist.elastic.connection import Lost
+from zodist.elastic.connection import OVER, Lost
 from zodist.elastic.frames import Frame, Refused, Seal, Vote
 from zodist.elastic.keys import ROUND, Done, Turn, Verdict, What
 from zodist.elastic.team import Alone, Make, Team
@@ -217,7 +217,7 @@ class Worker:
 
     def _again(self) -> None:
         """The supervisor was away: connect and join anew."""
-        self._connection.connect()
+        self._connection.connect(OVER)
         self._join()
         if self._seal.run != self._outer.run:
             self._await("header")

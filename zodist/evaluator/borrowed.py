@@ -1,4 +1,4 @@
-"""Modules of kinds that zodist.evaluator.leaves does not know: perturbed copies stand in for their weights, at one point per forward.
+"""Modules of kinds that zodist does not know: perturbed copies stand in for their weights, at one point per forward.
 
 A state-space mixer that reads the weights of its children, the experts of a mixture in one tensor, a scale that an adapter
 keeps in a list: whatever a module does with its weights, with others in their place it does the same.  The copies live for
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -17,7 +17,8 @@ from torch import nn
 from zodist.directions import Param, storage_of
 from zodist.errors import ModelError
 from zodist.evaluator.frame import Frame
-from zodist.evaluator.leaves import Forward, kind_of
+from zodist.evaluator.kinds import kind_of
+from zodist.evaluator.leaf import Leaf
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,17 +62,21 @@ def _places(module: nn.Module, by_storage: Mapping[int, Param]) -> list[Place]:
     return [Place(m, name, param) for m in inner for name, param in trained(m, by_storage).items()]
 
 
-def stand_in(frame: Frame, module: nn.Module, places: list[Place]) -> Forward:
-    """The module's own forward at the frame's only point."""
-    original = module.forward
+@final
+class Borrowed(Leaf):
+    """A module's own forward, with copies at the frame's only point in place of its weights and its children's."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        held = [place.holder._parameters[place.name] for place in places]
+    def __init__(self, frame: Frame, module: nn.Module, places: list[Place], path: str) -> None:
+        super().__init__(frame, module, {place.param.name: place.param for place in places}, path)
+        self._places = places
+
+    def together(self, *args: Any, **kwargs: Any) -> Any:
+        frame, held = self.frame, [place.holder._parameters[place.name] for place in self._places]
         copies: dict[int, torch.Tensor] = {}
         try:
-            for place in places:
+            for place in self._places:
                 param = place.param
-                laid = frame.laid(param)
+                laid = frame.points.laid(param)
                 if laid is None:
                     continue
                 if param.id not in copies:  # tied weights are perturbed alike
@@ -80,21 +85,14 @@ def stand_in(frame: Frame, module: nn.Module, places: list[Place]) -> Forward:
                     laid.write_(param, 0, numbers, copy, parallel=frame.parallel)
                     copies[param.id] = copy.view(param.shape)
                 place.holder._parameters[place.name] = copies[param.id]  # type: ignore[assignment]
-            return original(*args, **kwargs)
+            return self.original(*args, **kwargs)
         finally:
-            for place, parameter in zip(places, held, strict=True):
+            for place, parameter in zip(self._places, held, strict=True):
                 place.holder._parameters[place.name] = parameter
 
-    return forward
-
-
-def refusal(module: nn.Module, names: str) -> Forward:
-    """What runs where every example has a point of its own: nothing, in one sentence."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def per_example(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, in one sentence."""
         raise ModelError(
-            f"{names}: zodist cannot give single examples directions in {type(module).__name__}; leave it out with "
-            "model.train, or choose a method whose directions are the same for all examples of a batch"
+            f"{', '.join(self.own)}: zodist cannot give single examples directions in {type(self.module).__name__}; leave "
+            "it out with model.train, or choose a method whose directions are the same for all examples of a batch"
         )
-
-    return forward

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zodist.directions import Combination
 from zodist.evaluator import sampling
+from zodist.evaluator.points import PointSet
 from zodist.tasks import left_padded
 
 if TYPE_CHECKING:
-    from zodist.evaluator.forward import Evaluator
+    from zodist.evaluator.forward import Evaluator, Points
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +50,22 @@ class Opened:
 Texts = list[list[int] | None]
 
 
-def write(
-    evaluator: Evaluator, points: Sequence[Combination], opened: Sequence[Opened], manner: Manner
-) -> list[Texts]:
+def write(evaluator: Evaluator, points: Points, opened: Sequence[Opened], manner: Manner) -> list[Texts]:
     """The new tokens of every row of every point, to a stop and with it; None where the model's numbers are NaN.
 
     points: none: the weights themselves, with opened[0].  opened: of each point, with equally many rows; points that share
     one object share what is drawn.  Points that do not fit into a forward together go one after the other.
     """
     tokens = len(opened[0].prompts) * max(len(prompt) for own in opened for prompt in own.prompts)
-    fit = evaluator.points_of(tokens)
+    fit, at = evaluator.points_of(tokens), evaluator.at(points)
     found: list[Texts] = []
     for first in range(0, len(opened), fit):
-        some = slice(first, first + fit)
-        found += _write(evaluator, points[some], opened[some], manner)
+        some = range(first, min(first + fit, len(opened)))
+        found += _write(evaluator, at.part(some) if len(at) else at, opened[some.start : some.stop], manner)
     return found
 
 
-def _write(
-    evaluator: Evaluator, points: Sequence[Combination], opened: Sequence[Opened], manner: Manner
-) -> list[Texts]:
+def _write(evaluator: Evaluator, points: PointSet, opened: Sequence[Opened], manner: Manner) -> list[Texts]:
     ends = _ends(evaluator.model, manner.stops)
     ids, mask, positions = left_padded([row for own in opened for row in own.prompts], manner.pad)
     rows, state, new = len(ids), None, ids

@@ -127,7 +127,7 @@ def _stems(rows: Sequence[Tensor], options: int) -> Tensor:
     return stems
 
 
-class Layout:
+class Grid:
     """Where the tokens of a forward stand in the attention's grid, for every copy of every batch in it.
 
     The copies of one batch are rows of their own, [copies, tokens]; those of several batches, which may have unequal
@@ -184,7 +184,7 @@ def _mask(batch: Packed, width: int) -> Tensor:
     )
 
 
-_layout: ContextVar[Layout] = ContextVar("layout of the packed forward")
+_grid: ContextVar[Grid] = ContextVar("grid of the packed forward")
 
 
 def attend(
@@ -193,29 +193,32 @@ def attend(
     """An attention function of transformers: its scaled dot products, sequence by sequence."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    layout = _layout.get()
-    query, key, value = (layout.grid(x) for x in (query, key, value))
-    return layout.line(sdpa_attention_forward(module, query, key, value, layout.mask, **kwargs)[0]), None
+    grid = _grid.get()
+    query, key, value = (grid.grid(x) for x in (query, key, value))
+    return grid.line(sdpa_attention_forward(module, query, key, value, grid.mask, **kwargs)[0]), None
 
 
 @contextmanager
-def packing(model: Any, layout: Layout) -> Iterator[None]:
-    """The model's attention is that of the layout."""
+def packing(model: Any, grid: Grid) -> Iterator[None]:
+    """The model's attention is that of the grid."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    held, token = model.config._attn_implementation, _layout.set(layout)
+    held, token = model.config._attn_implementation, _grid.set(grid)
     model.config._attn_implementation = NAME  # without a mask function of this name, models make no mask
     try:
         yield
     finally:
         model.config._attn_implementation = held
-        _layout.reset(token)
+        _grid.reset(token)
 
 
 def longest(model: Any) -> float:
     """The longest row in which every token sees all before it, as the grid's attention assumes."""
-    limits = (getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    limits = (
+        getattr(model.config.get_text_config(), name, None)
+        for name in ("sliding_window", "attention_chunk_size")
+    )
     return min((limit for limit in limits if isinstance(limit, int)), default=float("inf"))
 
 
@@ -244,7 +247,7 @@ def obstacle(model: Any) -> str:
             .float()
         )
         try:
-            with packing(model, Layout([packed], 1)):
+            with packing(model, Grid([packed], 1)):
                 got = model(
                     input_ids=packed.ids[None], position_ids=packed.positions[None], **uncached
                 ).logits

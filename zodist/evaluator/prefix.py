@@ -16,6 +16,7 @@ from torch import nn
 
 from zodist.directions import Param
 from zodist.errors import ModelError
+from zodist.evaluator.patch import replaced
 
 if TYPE_CHECKING:
     from zodist.tasks import Batch
@@ -82,7 +83,7 @@ class FrozenPrefix:
             found.append(hidden)
             raise _Reached
 
-        with self._replaced({self.depth: stop}), suppress(_Reached):
+        with replaced({self.layers[self.depth]: stop}), suppress(_Reached):
             self.model.base_model(input_ids=ids[None].to(self.model.device), use_cache=False)
         state = found[0][0]
         if not self._checked:
@@ -104,18 +105,8 @@ class FrozenPrefix:
     @contextmanager
     def skipping(self) -> Iterator[None]:
         """The frozen layers hand their input on; it is that of the first trained layer."""
-        with self._replaced({n: _hand_on for n in range(self.depth)}):
+        with replaced(dict.fromkeys(self.layers[: self.depth], _hand_on)):
             yield
-
-    @contextmanager
-    def _replaced(self, forwards: dict[int, Any]) -> Iterator[None]:
-        for n, forward in forwards.items():
-            self.layers[n].forward = forward
-        try:
-            yield
-        finally:
-            for n in forwards:
-                del self.layers[n].forward
 
 
 def _hand_on(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

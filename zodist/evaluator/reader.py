@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zodist.directions import Combination
 from zodist.evaluator.forward import Evaluator
 from zodist.evaluator.generate import Manner, Opened, Texts, write
+from zodist.evaluator.points import PointSet
 from zodist.evaluator.sampling import Address
 from zodist.tasks import Batch
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The evaluator's model as a task reads it.  points: the weights themselves, or one point near them."""
+    """The evaluator's model as a task reads it.
+
+    points: none: the weights themselves; or one point near them, see Evaluator.at.
+    """
 
     evaluator: Evaluator
-    points: tuple[Combination, ...] = ()
+    points: PointSet | tuple[()] = ()
 
     def logits(self, batch: Batch) -> Tensor:
         """The logits that enter the loss: [rows, keep, columns]."""

@@ -1,40 +1,89 @@
-"""What a forward is given, the rows of batches, padded or packed, once for every point, and what becomes of its logits."""
+"""What one forward is given: batches, padded or packed, once for every point, and what becomes of its logits.
+
+This is the evaluator's one description of a batch.  A task's ``Batch`` comes in; zodist.evaluator.packing gives its tokens
+without padding; from here on everything is said by ``Rows``.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zodist.evaluator.packing import Layout, Packed, packing
+from zodist.evaluator.belonging import Belonging, EndToEnd, Stacked
+from zodist.evaluator.packing import Grid, Packed, packing
+from zodist.evaluator.shares import Shares
 
 if TYPE_CHECKING:
     from zodist.evaluator.prefix import FrozenPrefix
     from zodist.tasks import Batch
 
 
-class PaddedRows:
-    """Batches of equally many rows as they stand, short ones padded further: [batches * copies * rows, T].
+class Rows(ABC):
+    """Some batches, each ``copies`` times, at points that are numbered batch by batch, copy by copy.
 
-    lead: the length of dim 0.  keep: how many of the last positions have logits that enter the loss.  owners: the example of
-    each token of a copy, on the CPU, where dim 0 does not say it.  lengths: how many tokens each copy has of those end to
-    end, and of those with logits, where dim 0 does not say it.
+    An activation of the model is [lead, T, k], and so are the logits, at the tokens that enter the loss:
+
+        PaddedRows                lead = points * rows of a batch, T the longest row
+        PackedRows of one batch   lead = points, T the batch's tokens
+        PackedRows of several     lead = 1, T the tokens of all points, end to end
+
+    keep: how many of the last positions have logits that enter the loss, or the numbers of these positions, int64.
+    body, head: which point a token belongs to in the model, and among those that have logits.  batches: as they came.
     """
 
-    owners, lengths = None, ()
+    lead: int
+    keep: int | Tensor
+    body: Belonging
+    head: Belonging
+    batches: Sequence[Batch]
+
+    @abstractmethod
+    def inputs(self, prefix: FrozenPrefix | None) -> dict[str, Tensor]:
+        """The model's arguments.  prefix: gives the states that enter, in place of ids."""
+
+    @abstractmethod
+    def shares(self, amount: Tensor) -> tuple[Shares, Shares]:
+        """What each example has of a point of its own, below the head and in it.  amount: float32 [copies * examples]."""
+
+    @abstractmethod
+    def each(self, logits: Tensor) -> Iterator[tuple[Batch, Tensor]]:
+        """The logits of each copy of each batch in turn: [rows, keep, entries]."""
+
+    @abstractmethod
+    def move_(self, device: torch.device) -> None:
+        """Bring what the rest of the forward reads to the model's device."""
+
+    def within(self, model: Any) -> AbstractContextManager[None]:
+        """What has to hold while the model runs."""
+        return nullcontext()
+
+
+def rows_of(
+    batches: Sequence[Batch], packs: Sequence[Packed | None], copies: int, device: torch.device
+) -> Rows:
+    """The rows of a forward on a device.  packs: the batches without padding; None: padded ones."""
+    whole = [pack for pack in packs if pack is not None]
+    return PackedRows(batches, whole, copies, device) if whole else PaddedRows(batches, copies)
+
+
+@final
+class PaddedRows(Rows):
+    """Batches of equally many rows as they stand, short ones padded further on the left."""
 
     def __init__(self, batches: Sequence[Batch], copies: int) -> None:
         self.batches, self.copies = batches, copies
         self.lead = copies * sum(len(b.input_ids) for b in batches)
         self.keep = max(b.keep for b in batches)
+        self.body = self.head = Stacked(copies * len(batches), self.lead)
         self._width = max(b.input_ids.shape[1] for b in batches)
 
     def inputs(self, prefix: FrozenPrefix | None) -> dict[str, Tensor]:
-        """The model's arguments.  prefix: gives the states that enter, in place of ids."""
         parts = [self._inputs(b, prefix) for b in self.batches]
         return parts[0] if len(parts) == 1 else {n: torch.cat([part[n] for part in parts]) for n in parts[0]}
 
@@ -46,42 +95,41 @@ class PaddedRows:
             found = {n: F.pad(x, (0, 0) * (x.dim() - 2) + (missing, 0)) for n, x in found.items()}
         return {n: x.repeat(self.copies, *(1,) * (x.dim() - 1)) for n, x in found.items()}
 
-    def move_(self, device: torch.device) -> None:
-        """Bring what the rest of the forward reads to the model's device."""
+    def shares(self, amount: Tensor) -> tuple[Shares, Shares]:
+        """Every row is an example."""
+        found = Shares(amount, self.lead, None)
+        return found, found
 
-    def within(self, model: Any) -> AbstractContextManager[None]:
-        """What has to hold while the model runs."""
-        return nullcontext()
+    def move_(self, device: torch.device) -> None:
+        """Nothing: each copy's logits are told by their place."""
 
     def each(self, logits: Tensor) -> Iterator[tuple[Batch, Tensor]]:
-        """The logits of each copy of each batch in turn: [rows, keep, entries]."""
         copies = [b for b in self.batches for _ in range(self.copies)]
         for b, at in zip(copies, logits.view(len(copies), -1, *logits.shape[1:]), strict=True):
             yield b, at[:, -b.keep :]
 
 
-class PackedRows:
-    """Batches without padding: the copies of one as [copies, tokens], those of several end to end, [1, tokens].
+@final
+class PackedRows(Rows):
+    """Batches without padding; the attention's own grid keeps their rows apart (zodist.evaluator.packing)."""
 
-    What PaddedRows has is here as well.  keep: of several batches, the numbers of the positions, int64.
-    """
-
-    keep: int | Tensor
-
-    def __init__(self, batches: Sequence[Batch], packs: Sequence[Packed], copies: int) -> None:
-        self.batches, self.packs, self.layout = batches, packs, Layout(packs, copies)
-        self.lead, self.owners, self.keep = self.layout.lead, packs[0].sequence, packs[0].kept
-        self.lengths: tuple[list[int], ...] = ()
-        if len(packs) > 1:
+    def __init__(
+        self, batches: Sequence[Batch], packs: Sequence[Packed], copies: int, device: torch.device
+    ) -> None:
+        self.batches, self.packs, self._grid = batches, packs, Grid(packs, copies)
+        self.copies, self.lead, self.keep = copies, self._grid.lead, packs[0].kept
+        self._kept: list[int] = []
+        if len(packs) == 1:
+            self.body = self.head = Stacked(copies, copies)
+        else:
             every = [pack for pack in packs for _ in range(copies)]
-            self.lengths = [len(pack.ids) for pack in every], [pack.kept for pack in every]
-            ends = torch.tensor(self.lengths[0]).cumsum(0).tolist()
+            lengths, self._kept = [len(pack.ids) for pack in every], [pack.kept for pack in every]
+            ends = torch.tensor(lengths).cumsum(0).tolist()
             self.keep = torch.cat([torch.arange(e - p.kept, e) for e, p in zip(ends, every, strict=True)])
-            self.owners = None
+            self.body, self.head = EndToEnd(lengths, device), EndToEnd(self._kept, device)
 
     def inputs(self, prefix: FrozenPrefix | None) -> dict[str, Tensor]:
-        """The model's arguments.  prefix: gives the states that enter, in place of ids."""
-        joined = self.layout.joined
+        joined = self._grid.joined
         found = {"position_ids": joined([pack.positions for pack in self.packs])}
         if prefix is None:
             return found | {"input_ids": joined([pack.ids for pack in self.packs])}
@@ -91,21 +139,24 @@ class PackedRows:
         ]
         return found | {"inputs_embeds": joined(states)}
 
+    def shares(self, amount: Tensor) -> tuple[Shares, Shares]:
+        """Of one batch: the examples are its sequences."""
+        pack = self.packs[0]
+        found = Shares(amount, self.lead, pack.sequence)
+        return found, found.last(pack.kept)
+
     def move_(self, device: torch.device) -> None:
-        """Bring what the rest of the forward reads to the model's device."""
         self.packs = [pack.on(device) for pack in self.packs]
-        self.layout.move_(device)
+        self._grid.move_(device)
         self.keep = self.keep if isinstance(self.keep, int) else self.keep.to(device, non_blocking=True)
 
     def within(self, model: Any) -> AbstractContextManager[None]:
-        """What has to hold while the model runs."""
-        return packing(model, self.layout)
+        return packing(model, self._grid)
 
     def each(self, logits: Tensor) -> Iterator[tuple[Batch, Tensor]]:
-        """The logits of each copy of each batch in turn: [rows, keep, entries]."""
-        parts = logits[0].split(self.lengths[1]) if self.lengths else logits
+        parts = logits[0].split(self._kept) if self._kept else logits
         for number, at in enumerate(parts):
-            batch = number // self.layout.copies
+            batch = number // self.copies
             yield self.batches[batch], self.packs[batch].spread(at)
 
 

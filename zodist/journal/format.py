@@ -179,13 +179,13 @@ def is_torn_header(data: bytes) -> bool:
 def _parse_header(body: bytes, path: str | Path) -> dict[str, Any]:
     try:
         header = json.loads(body + b"}")
-        form, run = header["format"], header["run"]
-    except (ValueError, KeyError, TypeError) as error:
+        form, run, own = header["format"], header["run"], run_id(header)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise JournalError(f"{path}:1: the line is not the header of a zodist journal ({error})") from error
     if form != FORMAT:
         raise JournalError(f"{path}:1: the format is {form!r}, this version of zodist reads {FORMAT!r}")
-    if run != run_id(header):
-        raise JournalError(f"{path}:1: run {run!r} is not that of this header, {run_id(header)!r}")
+    if run != own:
+        raise JournalError(f"{path}:1: run {run!r} is not that of this header, {own!r}")
     return header
 
 

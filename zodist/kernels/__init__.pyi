@@ -22,5 +22,6 @@ from .rules import SIGN as SIGN
 from .tile import BFLOAT16 as BFLOAT16
 from .tile import FLOAT16 as FLOAT16
 from .tile import FLOAT32 as FLOAT32
+from .tile import Noise as Noise
 from .tile import philox_blocks as philox_blocks
 from .tile import u64 as u64

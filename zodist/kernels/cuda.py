@@ -14,7 +14,8 @@ import triton.language as tl
 
 from zodist import noise
 from zodist.kernels.cuda_range import EXACT, SCALARS, WARPS, even, offset, parts_of, share_of
-from zodist.kernels.cuda_tile import decode, encode, fill, settle
+from zodist.kernels.cuda_tile import decode, encode, fill, settle, stepped
+from zodist.kernels.tile import Noise
 
 SIGN_TILES = 4  # tiles of sign noise per program: 32 blocks, one a lane
 MIXED = 4096  # words of a digest per program
@@ -137,7 +138,7 @@ def _update(
     aligned: tl.constexpr,
     tiles: tl.constexpr,
 ):
-    """words <- round(words * decay - direction): float32 throughout, one rounding."""
+    """words <- round(words - (decay * words + direction)): float32 throughout, one rounding."""
     _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, tiles)
     held = offset(tile * 1024 - origin, aligned) + j
     x = decode(kind, tl.load(words + held, inside, 0))
@@ -146,7 +147,7 @@ def _update(
     else:
         total = coded_sum(law, keys, bases, tables, period, param, role, tile, tiles)
     total = dressed(x, total, tl.load(shares), mean, curvature, below, bounded, held, inside)
-    moved = x * decay - total
+    moved = stepped(x, decay, total)
     tl.store(words + held, settle(kind, moved, round_key, param, tile, tiles), inside)
 
 
@@ -175,13 +176,13 @@ def _run_perturb(
     words: torch.Tensor,
     place: tuple[torch.Tensor | None, int, int, int],
     outs: torch.Tensor,
-    noises: tuple[int, torch.Tensor, torch.Tensor, int, int],
+    noise: Noise,
     dress: tuple[torch.Tensor, torch.Tensor, torch.Tensor, float, bool],
     aligned: bool,
 ) -> None:
-    """place: starts, start, length and origin; noises: law, keys, tables, param and role."""
+    """place: starts, start, length and origin."""
     starts, start, length, origin = place
-    law, keys, tables, param, role = noises
+    law, keys, tables = noise.law, noise.keys, noise.tables
     points, rows = outs.shape[:2]
     tiles = tiles_of(law)
     parts = parts_of(length, tiles)
@@ -202,8 +203,8 @@ def _run_perturb(
         tables,
         tables.shape[2],
         points,
-        param,
-        role,
+        int(noise.param),
+        int(noise.role),
         shares,
         mean if len(mean) else None,
         curvature if len(curvature) else None,
@@ -229,16 +230,12 @@ def perturb(
     start: int,
     stop: int,
     outs: torch.Tensor,
-    law: int,
-    keys: torch.Tensor,
-    tables: torch.Tensor,
-    param: Any,
-    role: Any,
+    noise: Noise,
     dress: tuple,
 ) -> None:
     """outs[p, 0, :] = numbers start .. stop - 1 of the parameter at point p."""
-    noises, place = (law, keys, tables, int(param), int(role)), (None, start, stop - start, origin)
-    _run_perturb(kind, out_kind, words, place, outs, noises, dress, even(start, stop, origin))
+    place = None, start, stop - start, origin
+    _run_perturb(kind, out_kind, words, place, outs, noise, dress, even(start, stop, origin))
 
 
 def perturb_rows(
@@ -249,36 +246,29 @@ def perturb_rows(
     starts: torch.Tensor,
     length: int,
     outs: torch.Tensor,
-    law: int,
-    keys: torch.Tensor,
-    tables: torch.Tensor,
-    param: Any,
-    role: Any,
+    noise: Noise,
     dress: tuple,
 ) -> None:
     """outs[p, r, :] = rows of the parameter at point p.  A row is ``length`` numbers from flat index ``starts[r]``.
 
     Every start must be a multiple of 16 if the length is one, as the rows of a matrix are.
     """
-    noises, place = (law, keys, tables, int(param), int(role)), (starts, 0, length, origin)
-    _run_perturb(kind, out_kind, words, place, outs, noises, dress, even(length, origin))
+    place = starts, 0, length, origin
+    _run_perturb(kind, out_kind, words, place, outs, noise, dress, even(length, origin))
 
 
 def update(
     kind: int,
     words: torch.Tensor,
     origin: int,
-    law: int,
-    keys: torch.Tensor,
-    tables: torch.Tensor,
-    param: Any,
-    role: Any,
+    noise: Noise,
     dress: tuple,
     decay: Any,
     round_key: Any,
 ) -> None:
-    """words <- round(words * decay - direction); tables: those of the one combination."""
+    """words <- round(words - (decay * words + direction of the one combination))."""
     shares, mean, curvature, below, _ = dress
+    law, keys, tables = noise.law, noise.keys, noise.tables[0]
     tiles, length = tiles_of(law), len(words)
     if length == 0:
         return
@@ -290,8 +280,8 @@ def update(
         len(keys),
         tables,
         tables.shape[1],
-        int(param),
-        int(role),
+        int(noise.param),
+        int(noise.role),
         shares,
         mean if len(mean) else None,
         curvature if len(curvature) else None,

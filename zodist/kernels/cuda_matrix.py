@@ -14,7 +14,8 @@ import triton.language as tl
 
 from zodist.kernels.cuda import NUMBERS, base
 from zodist.kernels.cuda_range import EXACT, WARPS, even, offset, parts_of, share_of
-from zodist.kernels.cuda_tile import decode, encode, fill, settle
+from zodist.kernels.cuda_tile import decode, encode, fill, settle, stepped
+from zodist.kernels.tile import Noise
 
 SHAPES = [*NUMBERS, "n", "folds", "rank", "lefts", "rights", "key"]
 
@@ -144,14 +145,14 @@ def _descend(
     kind: tl.constexpr,
     aligned: tl.constexpr,
 ):
-    """words <- round(words * decay - left @ right): float32 throughout, one rounding."""
+    """words <- round(words - (decay * words + left @ right)): float32 throughout, one rounding."""
     _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, 1)
     at = tile * 1024
     held = offset(at - origin, aligned) + j
     x = decode(kind, tl.load(words + held, inside, 0))
     row, column = spot(at, j, n)
     total = thin_sum(tl.zeros_like(x), left, right, 0, rank, n, row, column, inside)
-    tl.store(words + held, settle(kind, x * decay - total, round_key, param, tile, 1), inside)
+    tl.store(words + held, settle(kind, stepped(x, decay, total), round_key, param, tile, 1), inside)
 
 
 @triton.jit(do_not_specialize=SHAPES)
@@ -171,7 +172,7 @@ def _descend_outer(
     kind: tl.constexpr,
     aligned: tl.constexpr,
 ):
-    """words <- round(words * decay - left[row] * right[column] * table[row mod folds, column mod period])."""
+    """words <- round(words - (decay * words + left[row] * right[column] * table[row mod folds, column mod period]))."""
     _, _, tile, j, inside = share_of(None, origin, length, tl.num_programs(0), aligned, 1)
     at = tile * 1024
     held = offset(at - origin, aligned) + j
@@ -182,7 +183,7 @@ def _descend_outer(
     total = tl.zeros_like(x) + outer * tl.load(
         table + place, inside, 0.0
     )  # from 0, as where it is written first
-    tl.store(words + held, settle(kind, x * decay - total, round_key, param, tile, 1), inside)
+    tl.store(words + held, settle(kind, stepped(x, decay, total), round_key, param, tile, 1), inside)
 
 
 @triton.jit(do_not_specialize=SHAPES)
@@ -241,19 +242,16 @@ def product(
     outs: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
-    law: int,
-    key: Any,
-    param: Any,
-    role: Any,
+    noise: Noise,
 ) -> None:
     """outs[p, r] = W_row + factor * sum_k left[p, rows[r], k] * right[p, k, :], see zodist.kernels.matrix."""
     found = _place(words, origin, rows, n, outs)
     if found is not None:
         place, programs = found
         lefts, rights = (0 if len(f) == 1 else f[0].numel() for f in (left, right))
-        rank, numbers = right.shape[1], (int(key), int(param), int(role))
+        rank, numbers = right.shape[1], (int(noise.keys[0]), int(noise.param), int(noise.role))
         fixed: Any = {"kind": kind, "out_kind": out_kind, "aligned": even(origin, n), "num_warps": WARPS}
-        fixed |= {"law": law, "some": rank > 0}
+        fixed |= {"law": noise.law, "some": rank > 0}
         _product[(programs,)](*place, left, right, lefts, rights, rank, len(outs), *numbers, **fixed, **EXACT)
 
 
@@ -267,7 +265,7 @@ def descend(
     decay: Any,
     round_key: Any,
 ) -> None:
-    """words <- round(words * decay - left @ right); left float32 [m, r], right float32 [r, n]."""
+    """words <- round(words - (decay * words + left @ right)); left float32 [m, r], right float32 [r, n]."""
     length, (rank, n) = len(words), right.shape
     if length:
         fixed: Any = {"kind": kind, "aligned": even(origin, length), "num_warps": WARPS}
@@ -286,7 +284,7 @@ def descend_outer(
     decay: Any,
     round_key: Any,
 ) -> None:
-    """words <- round(words * decay - left[row] * right * T), T as zodist.kernels.outer has it."""
+    """words <- round(words - (decay * words + left[row] * right * T)), T as zodist.kernels.outer has it."""
     length = len(words)
     if length:
         fixed: Any = {"kind": kind, "aligned": even(origin, length), "num_warps": WARPS}

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from zodist.kernels.cuda import NUMBERS, base, places
 from zodist.kernels.cuda_range import EXACT, WARPS, even, offset, parts_of, share_of
+from zodist.kernels.tile import Noise
 
 
 @triton.jit(do_not_specialize=[*NUMBERS, "steps"])
@@ -49,21 +50,18 @@ def ratio(
     start: int,
     stop: int,
     out: torch.Tensor,
-    law: int,
-    keys: torch.Tensor,
-    tables: torch.Tensor,
+    noise: Noise,
     first: torch.Tensor,
     shares: torch.Tensor,
     squares: torch.Tensor,
     epsilon: Any,
     factor: Any,
-    param: Any,
-    role: Any,
 ) -> None:
     """out[i] = factor * m_i / (sqrt(v_i) + epsilon) on numbers start .. stop - 1 of a parameter, float32."""
     length = stop - start
     if length:
-        moments = keys, tables, tables.shape[1], first, shares, squares, len(shares)
-        numbers = float(epsilon), float(factor), int(param), int(role)
-        fixed: Any = {"law": law, "aligned": even(start, length), "num_warps": WARPS}
+        tables = noise.tables[0]
+        moments = noise.keys, tables, tables.shape[1], first, shares, squares, len(shares)
+        numbers = float(epsilon), float(factor), int(noise.param), int(noise.role)
+        fixed: Any = {"law": noise.law, "aligned": even(start, length), "num_warps": WARPS}
         _ratio[(parts_of(length, 1),)](out, start, length, *moments, *numbers, **fixed, **EXACT)

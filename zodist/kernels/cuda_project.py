@@ -16,7 +16,7 @@ from zodist.kernels.cuda import perturb, perturb_rows
 from zodist.kernels.cuda_matrix import SHAPES, spot, weights
 from zodist.kernels.cuda_range import EXACT, WARPS, even, offset, parts_of, share_of
 from zodist.kernels.cuda_tile import encode
-from zodist.kernels.tile import FLOAT32
+from zodist.kernels.tile import FLOAT32, Noise
 
 SCRATCH = 1 << 22  # numbers of noise at a time, 16 MiB
 TOGETHER = 32  # rows whose inner products one program forms
@@ -90,18 +90,14 @@ def project(
     rows: range | torch.Tensor,
     n: int,
     outs: torch.Tensor,
-    law: int,
-    keys: torch.Tensor,
-    tables: torch.Tensor,
-    param: Any,
-    role: Any,
+    noise: Noise,
     vector: torch.Tensor,
     along: Any,
     scale: Any,
 ) -> None:
     """outs[p, r] = W_row + scale * (t - (along * s) * a), s = t a, t row rows[r] of the coded noise of point p."""
     points, every = len(outs), max(1, SCRATCH // n)
-    noises = law, keys, tables, param, role
+    tables = noise.tables
     dress = (tables.new_zeros(points), tables.new_empty(0), tables.new_empty(0), float("inf"), False)
     for first in range(0, len(rows), every):
         some = rows[first : first + every]
@@ -111,11 +107,11 @@ def project(
         alone = FLOAT32, FLOAT32, wide  # of directions alone, weights are not looked at
         if isinstance(some, range):
             start, pieces = some.start * n, 1
-            perturb(*alone, start, start, start + count * n, wide.view(points, 1, -1), *noises, dress)
+            perturb(*alone, start, start, start + count * n, wide.view(points, 1, -1), noise, dress)
             place = None, start, count * n
         else:
             pieces = count
-            perturb_rows(*alone, 0, some * n, n, wide, *noises, dress)
+            perturb_rows(*alone, 0, some * n, n, wide, noise, dress)
             place = some * n, 0, n
         products = torch.empty(points, count, device=outs.device)
         programs = -(-points * count // TOGETHER)

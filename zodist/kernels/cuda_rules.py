@@ -10,7 +10,7 @@ import triton.language as tl
 
 from zodist.kernels import rules
 from zodist.kernels.cuda_range import EXACT, SCALARS, WARPS, even, offset, parts_of, share_of
-from zodist.kernels.cuda_tile import decode, settle
+from zodist.kernels.cuda_tile import decode, settle, stepped
 
 SGD, SIGN, MOMENTUM = (tl.constexpr(code) for code in (rules.SGD, rules.SIGN, rules.MOMENTUM))
 
@@ -19,19 +19,19 @@ SGD, SIGN, MOMENTUM = (tl.constexpr(code) for code in (rules.SGD, rules.SIGN, ru
 def moved(rule: tl.constexpr, x, g, first, second, at, inside, decay, rate, f0, f1, f2, f3):
     """The weights x after a step; buffers are stored.  f0 .. f3: factors after the rate."""
     if rule == SGD:
-        return x * decay - rate * g
+        return stepped(x, decay, rate * g)
     elif rule == SIGN:
-        return x * decay - tl.where(g > 0.0, rate, tl.where(g < 0.0, -rate, 0.0))
+        return stepped(x, decay, tl.where(g > 0.0, rate, tl.where(g < 0.0, -rate, 0.0)))
     elif rule == MOMENTUM:
         m = f0 * tl.load(first + at, inside, 0.0) + g
         tl.store(first + at, m, inside)
-        return x * decay - rate * m
+        return stepped(x, decay, rate * m)
     else:
         m = f0 * tl.load(first + at, inside, 0.0) + (1.0 - f0) * g
         v = f1 * tl.load(second + at, inside, 0.0) + (1.0 - f1) * (g * g)
         tl.store(first + at, m, inside)
         tl.store(second + at, v, inside)
-        return x * decay - tl.div_rn(rate * m, tl.sqrt_rn(v * f2) + f3)
+        return stepped(x, decay, tl.div_rn(rate * m, tl.sqrt_rn(v * f2) + f3))
 
 
 @triton.jit(do_not_specialize=SCALARS)

@@ -27,6 +27,12 @@ TO_HALF_RANGE, UNITS = tl.constexpr(2.0**112), tl.constexpr(2.0**24)
 
 
 @triton.jit
+def stepped(x, decay, step):
+    """Weights that lose their share ``decay`` and a step; -0 is what every number is the same with."""
+    return x - (tl.where(decay > 0.0, decay * x, -0.0) + step)
+
+
+@triton.jit
 def philox(key, param, role, block):
     """The four words of some blocks; key and block uint64, param and role uint32."""
     c0, c1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)

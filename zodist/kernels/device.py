@@ -7,16 +7,30 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from zodist.errors import ModelError
-from zodist.kernels import cpu, low_rank, matrix, moments, outer, rules
+from zodist.kernels import cpu, linalg, low_rank, matrix, moments, outer, rules, sketch, state
 
 OLDEST_TRITON = (3, 6)  # tests/kernels/test_cuda_compile.py fails on 3.5 and earlier
-Forms = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+class Forms(NamedTuple):
+    """A kernel in its two forms, which give the same bits."""
+
+    serial: Callable[..., Any]
+    parallel: Callable[..., Any]
+
+    def of(self, numbers: int, threads: bool = True) -> Callable[..., Any]:
+        """The form for so many numbers: the serial one where a single thread is done before a pool has woken up.
+
+        threads: whether the caller may use more than one.
+        """
+        return self.parallel if threads and numbers > cpu.SMALL else self.serial
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,6 +41,8 @@ class Kernels:
     send: a numpy array as they take it.  view: a tensor on the device as they take it, sharing memory.  empty: room
     for float32 numbers of a shape.  rows: the numbers of neighbouring rows.
     piece: how many numbers of a gradient to make at a time.
+    bend, score, core, back, sketch, linalg: of what methods keep beside the weights.  That is small, lies in the host's
+    memory on every device, and so do these kernels' arguments.
     """
 
     send: Callable[[Any], Any]
@@ -46,6 +62,12 @@ class Kernels:
     descend_outer: Forms
     project: Forms
     ratio: Forms
+    bend: Forms = Forms(state.bend_serial, state.bend_parallel)
+    score: Forms = Forms(matrix.score_serial, matrix.score_parallel)
+    core: Forms = Forms(sketch.core_serial, sketch.core_parallel)
+    back: Forms = Forms(sketch.back_serial, sketch.back_parallel)
+    sketch: Forms = Forms(sketch.sketch_serial, sketch.sketch_parallel)
+    linalg: ModuleType = linalg
 
 
 def _itself(array: Any) -> Any:
@@ -58,18 +80,18 @@ HOST = Kernels(
     view=torch.Tensor.numpy,
     rows=partial(np.arange, dtype=np.int64),
     piece=1 << 18,  # stays in cache
-    perturb=(cpu.perturb_serial, cpu.perturb_parallel),
-    perturb_rows=(cpu.perturb_rows_serial, cpu.perturb_rows_parallel),
-    update=(cpu.update_serial, cpu.update_parallel),
-    digest=(cpu.digest_serial, cpu.digest_parallel),
-    move=(rules.move_serial, rules.move_parallel),
-    rank_one=(outer.rank_one_serial, outer.rank_one_parallel),
-    noises=(matrix.noises_serial, matrix.noises_parallel),
-    product=(matrix.product_serial, matrix.product_parallel),
-    descend=(low_rank.descend_serial, low_rank.descend_parallel),
-    descend_outer=(outer.descend_outer_serial, outer.descend_outer_parallel),
-    project=(matrix.project_serial, matrix.project_parallel),
-    ratio=(moments.ratio_serial, moments.ratio_parallel),
+    perturb=Forms(cpu.perturb_serial, cpu.perturb_parallel),
+    perturb_rows=Forms(cpu.perturb_rows_serial, cpu.perturb_rows_parallel),
+    update=Forms(cpu.update_serial, cpu.update_parallel),
+    digest=Forms(cpu.digest_serial, cpu.digest_parallel),
+    move=Forms(rules.move_serial, rules.move_parallel),
+    rank_one=Forms(outer.rank_one_serial, outer.rank_one_parallel),
+    noises=Forms(matrix.noises_serial, matrix.noises_parallel),
+    product=Forms(matrix.product_serial, matrix.product_parallel),
+    descend=Forms(low_rank.descend_serial, low_rank.descend_parallel),
+    descend_outer=Forms(outer.descend_outer_serial, outer.descend_outer_parallel),
+    project=Forms(matrix.project_serial, matrix.project_parallel),
+    ratio=Forms(moments.ratio_serial, moments.ratio_parallel),
 )
 
 
@@ -130,4 +152,4 @@ def on_cuda(device: torch.device) -> Kernels:
 
 
 def _alike(kernel: Callable[..., Any]) -> Forms:
-    return kernel, kernel
+    return Forms(kernel, kernel)

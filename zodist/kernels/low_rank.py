@@ -12,7 +12,20 @@ from numba import prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import WIDTH, add_four, add_rows
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
+from zodist.kernels.tile import (
+    TILE,
+    ZERO,
+    chunk_of,
+    chunks,
+    compile_tile,
+    decode,
+    edges,
+    f32,
+    round_and_store,
+    stepped,
+    tiles_to,
+    u32,
+)
 
 CHUNK = 32  # tiles per task: their numbers, 128 KiB, stay in the second-level cache
 
@@ -44,33 +57,32 @@ def _product_range(left, right, start, total, four):
 
 
 @compile_tile
-def _descend_tiles(kind, words, origin, left, right, param, decay, round_key, begin, end, room):
-    """_descend on tiles begin .. end - 1."""
+def _descend_range(kind, words, origin, left, right, param, decay, round_key, lo, hi, room):
+    """_descend on numbers lo .. hi - 1."""
     buffer, four, x, w, bits = room
-    stop, low = origin + words.size, max(begin * TILE, origin)
-    total = buffer[0 : min(end * TILE, stop) - low]
-    _product_range(left, right, low, total, four)
-    for tile in range(begin, end):
-        lo, hi = max(tile * TILE, origin), min(tile * TILE + TILE, stop)
-        piece, move = words[lo - origin : hi - origin], total[lo - low : hi - low]
+    total = buffer[0 : hi - lo]
+    _product_range(left, right, lo, total, four)
+    for tile in range(lo // TILE, tiles_to(hi)):
+        a, b = edges(tile, lo, hi)
+        number, n = tile * TILE + a, b - a
+        piece, move = words[number - origin : number - origin + n], total[number - lo : number - lo + n]
         decode(kind, piece, x)
-        for j in range(hi - lo):
-            x[j] = x[j] * decay - move[j]
-        settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+        for j in range(n):
+            x[j] = stepped(x[j], decay, move[j])
+        round_and_store(kind, x, piece, round_key, param, tile, a, b, bits, w)
 
 
 def _descend(kind, words, origin, left, right, param, decay, round_key):
-    """words <- round(words * decay - left @ right): float32 throughout, one rounding.
+    """words <- round(words - (decay * words + left @ right)): float32 throughout, one rounding.
 
     words: numbers from ``origin`` on of the matrix [m, n] seen flat; left float32 [m, r], right float32 [r, n].
     """
     stop = origin + words.size
-    first_tile, tiles = origin // TILE, (stop + TILE - 1) // TILE - origin // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        begin, end = first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)
-        total, four = np.empty((end - begin) * TILE, f32), np.empty(4 * WIDTH, f32)
+    for chunk in prange(chunks(origin, stop, CHUNK)):
+        lo, hi = chunk_of(chunk, origin, stop, CHUNK)
+        total, four = np.empty(hi - lo, f32), np.empty(4 * WIDTH, f32)
         room = total, four, np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        _descend_tiles(kind, words, origin, left, right, param, decay, round_key, begin, end, room)
+        _descend_range(kind, words, origin, left, right, param, decay, round_key, lo, hi, room)
 
 
 descend_serial, descend_parallel = compile_forms(_descend)

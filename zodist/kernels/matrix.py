@@ -16,7 +16,20 @@ from numba import njit, prange
 
 from zodist.kernels.cpu import compile_forms
 from zodist.kernels.linalg import add_rows, dot16
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, encode, f32, fill, u32
+from zodist.kernels.tile import (
+    TILE,
+    ZERO,
+    Noise,
+    coded_sums,
+    compile_tile,
+    decode,
+    edges,
+    encode,
+    f32,
+    fill,
+    tiles_to,
+    u32,
+)
 
 CHUNK = 32  # tiles per parallel task: one of them is made twice, by the neighbour as well
 BLOCK = 64  # rows that are summed before a sum leaves the cache
@@ -37,39 +50,20 @@ def rows_per_span(m, most):
 
 
 @compile_tile
-def _coded_tile(law, keys, tables, param, role, tile, totals, z, w):
-    """The coded noise of every combination on one tile: totals float32 [C, TILE], each sum in the order of s."""
-    offset = (tile * TILE) % tables.shape[2]
-    if keys.size == 0:  # an empty combination: the weights themselves
-        totals[:, :] = ZERO
-    for s in range(keys.size):
-        fill(law, keys[s], param, role, tile, z, w)
-        for c in range(tables.shape[0]):
-            table, total = tables[c, s, offset : offset + TILE], totals[c]
-            if s == 0:
-                for j in range(TILE):
-                    total[j] = z[j] * table[j]
-            else:
-                for j in range(TILE):
-                    total[j] = total[j] + z[j] * table[j]
-
-
-@compile_tile
-def coded_row(law, keys, tables, param, role, start, n, t, held, totals, z, w):
+def coded_row(noise, start, n, t, held, totals, z, w):
     """The n coded numbers from ``start`` into t, float32 [C, n].
 
     ``held`` is the tile that totals holds now, -1 for none.  Returns the tile that it holds afterwards.
     """
-    stop = start + n
-    for tile in range(start // TILE, (stop + TILE - 1) // TILE):
+    for tile in range(start // TILE, tiles_to(start + n)):
+        a, b = edges(tile, start, start + n)
         if tile != held:
-            _coded_tile(law, keys, tables, param, role, tile, totals, z, w)
+            coded_sums(noise, tile, 0, TILE, totals, z, w)
             held = tile
-        first = tile * TILE
-        lo, hi = max(first, start), min(first + TILE, stop)
-        for c in range(tables.shape[0]):
-            into, total = t[c, lo - start : hi - start], totals[c, lo - first : hi - first]
-            for j in range(hi - lo):
+        lo = tile * TILE + a - start
+        for c in range(noise.tables.shape[0]):
+            into, total = t[c, lo : lo + b - a], totals[c, a:b]
+            for j in range(b - a):
                 into[j] = total[j]
     return held
 
@@ -90,7 +84,7 @@ def _remove(x, t, a, along, scale, total):
         total[j] = x[j] + scale * (t[j] - along * a[j])
 
 
-def _project(kind, out_kind, words, origin, rows, n, outs, law, keys, tables, param, role, a, c, scale):
+def _project(kind, out_kind, words, origin, rows, n, outs, noise, a, c, scale):
     """outs[p, r] = W_row + scale * (t - (c * s) * a), s = dot16(t, a), t row rows[r] of the coded noise of point p.
 
     a float32 [n]; c and scale float32; float32 in this order, one rounding to out_kind.
@@ -98,39 +92,39 @@ def _project(kind, out_kind, words, origin, rows, n, outs, law, keys, tables, pa
     """
     per = rows_per_task(n)
     for task in prange((rows.size + per - 1) // per):
-        t, totals = np.empty((tables.shape[0], n), f32), np.empty((tables.shape[0], TILE), f32)
+        t, totals = np.empty((noise.tables.shape[0], n), f32), np.empty((noise.tables.shape[0], TILE), f32)
         x, total, z, w = np.empty(n, f32), np.empty(n, f32), np.empty(TILE, f32), np.empty((4, 256), u32)
         held = -1
         for r in range(task * per, min(rows.size, (task + 1) * per)):
             start = rows[r] * n
-            held = coded_row(law, keys, tables, param, role, start, n, t, held, totals, z, w)
+            held = coded_row(noise, start, n, t, held, totals, z, w)
             weights_row(kind, words, origin, start, n, x)
-            for p in range(tables.shape[0]):
+            for p in range(noise.tables.shape[0]):
                 _remove(x, t[p], a, c * dot16(t[p], a), scale, total)
                 encode(out_kind, total, outs[p, r])
 
 
-def _product(kind, out_kind, words, origin, rows, n, outs, left, right, law, key, param, role):
+def _product(kind, out_kind, words, origin, rows, n, outs, left, right, noise):
     """outs[p, r] = W_row + factor * sum_k left[p, rows[r], k] * right[p, k, :].
 
     left float32 [C, m, k] and right float32 [C, k, n], either of them [1, ...] if it is the same for all points; the sum
-    in float32 in the order of k, from its first term.  factor: the row's noise of ``key``; law = -1: none (GRZO has one).
+    in float32 in the order of k, from its first term.  factor: the row of the noise's one combination; law = -1: none (GRZO
+    has one).
     """
-    per, one = rows_per_task(n), np.ones((1, 1, TILE), f32)
-    keys = np.full(1, key)
+    per = rows_per_task(n)
     for task in prange((rows.size + per - 1) // per):
         t, totals, z = np.empty((1, n), f32), np.empty((1, TILE), f32), np.empty(TILE, f32)
         x, total, w = np.empty(n, f32), np.empty(n, f32), np.empty((4, 256), u32)
         held = -1
         for r in range(task * per, min(rows.size, (task + 1) * per)):
             start = rows[r] * n
-            if law >= 0:
-                held = coded_row(law, keys, one, param, role, start, n, t, held, totals, z, w)
+            if noise.law >= 0:
+                held = coded_row(noise, start, n, t, held, totals, z, w)
             weights_row(kind, words, origin, start, n, x)
             for p in range(outs.shape[0]):
                 c = left[min(p, left.shape[0] - 1), rows[r]]
                 _low_rank_row(c, right[min(p, right.shape[0] - 1)], total)
-                _join(x, t[0], law >= 0, total)
+                _join(x, t[0], noise.law >= 0, total)
                 encode(out_kind, total, outs[p, r])
 
 
@@ -241,26 +235,29 @@ def add_spans(parts, out):
                 into[j] = into[j] + part[j]
 
 
-def _score(m, n, law, keys, param, role, a, weights, out):
+def _score(m, n, noise, a, weights, out):
     """out[j] = sum_{s,k} w[s,k] sum_i U_{s,k}[i,j] y_{s,k}[i]; returns q = sum_{s,k} w[s,k] sum_i y_{s,k}[i]^2.
 
     U_{s,k}[i,j] = noise(keys[s])[i * n + j] * (-1)^popcount(k & (i * n + j)) and y_{s,k} = U_{s,k} a: the score of LOREN
     (arXiv 2511.07971) for a Walsh-coded population, one pass over the noise of each key whatever the number of codes.
-    keys uint64 [S]; a float32 [n]; weights float64 [S, M], M a power of two above every code, 1 if there are none;
-    out float64 [n].  Two transforms of M numbers per row: dear only if M is far above n.  float64 throughout; order:
-    j within buckets, keys within spans of rows (256 at most), rows within keys.
+    the noise's tables: ones [1, S, 1024].  a float32 [n]; weights float64 [S, M], M a power of two above every code, 1 if
+    there are none; out float64 [n].  Two transforms of M numbers per row: dear only if M is far above n.  float64
+    throughout; order: j within buckets, keys within spans of rows (256 at most), rows within keys.
     """
     span, size = rows_per_span(m, SPANS), max(weights.shape[1], BUCKETS)
-    spans, one = (m + span - 1) // span, np.ones((1, 1, TILE), f32)
+    spans = (m + span - 1) // span
     sums, squares = np.zeros((spans, n), np.float64), np.zeros(spans, np.float64)
     for b in prange(spans):
         t, totals, z = np.empty((1, n), f32), np.empty((1, TILE), f32), np.empty(TILE, f32)
         w, buckets, scratch = np.empty((4, 256), u32), np.empty(size, np.float64), np.empty(size, np.float64)
         q = 0.0
-        for s in range(keys.size):
+        for s in range(noise.keys.size):
             held = -1
+            alone = Noise(
+                noise.law, noise.keys[s : s + 1], noise.tables[:, s : s + 1], noise.param, noise.role
+            )
             for i in range(b * span, min(m, (b + 1) * span)):
-                held = coded_row(law, keys[s : s + 1], one, param, role, i * n, n, t, held, totals, z, w)
+                held = coded_row(alone, i * n, n, t, held, totals, z, w)
                 q += _score_row(t[0], a, i * n, weights[s], buckets, scratch, sums[b])
         squares[b] = q
     add_spans(sums.reshape(spans, 1, n), out.reshape(1, n))
@@ -275,11 +272,11 @@ def _noises(law, keys, param, role, out):
     n = out.shape[1]
     for s in prange(keys.size):
         z, w = np.empty(TILE, f32), np.empty((4, 256), u32)
-        for tile in range((n + TILE - 1) // TILE):
+        for tile in range(0 // TILE, tiles_to(n)):
+            _, b = edges(tile, 0, n)
             fill(law, keys[s], param, role, tile, z, w)
-            first = tile * TILE
-            here = out[s, first : min(first + TILE, n)]
-            for j in range(here.size):
+            here = out[s, tile * TILE : tile * TILE + b]
+            for j in range(b):
                 here[j] = z[j]
 
 

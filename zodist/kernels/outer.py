@@ -11,7 +11,21 @@ from numba import prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
 from zodist.kernels.matrix import rows_per_task, weights_row
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, encode, f32, settle, u32
+from zodist.kernels.tile import (
+    TILE,
+    ZERO,
+    chunk_of,
+    chunks,
+    compile_tile,
+    decode,
+    edges,
+    encode,
+    f32,
+    round_and_store,
+    stepped,
+    tiles_to,
+    u32,
+)
 
 
 @compile_tile
@@ -62,48 +76,47 @@ def _rank_one(kind, out_kind, words, origin, rows, n, outs, left, right, tables)
 
 @compile_tile
 def _subtract_outer(x, decay, factor, right, table):
-    """x <- x * decay - factor * right * table.  Adding to 0 first is what writing the direction down would do to a -0."""
+    """x <- x - (decay * x + factor * right * table).  Adding to 0 first is what writing the direction does to a -0."""
     for j in range(x.size):
-        x[j] = x[j] * decay - (ZERO + (factor * right[j]) * table[j])
+        x[j] = stepped(x[j], decay, ZERO + (factor * right[j]) * table[j])
 
 
 @compile_tile
-def _descend_tiles(kind, words, origin, begin, end, left, right, table, param, decay, round_key, room):
-    """_descend_outer on tiles begin .. end - 1."""
+def _descend_range(kind, words, origin, lo, hi, left, right, table, param, decay, round_key, room):
+    """_descend_outer on numbers lo .. hi - 1."""
     x, wide, w, bits = room
     n, held = right.size, -1
-    for tile in range(begin, end):
-        lo, hi = max(tile * TILE, origin), min(tile * TILE + TILE, origin + words.size)
-        piece, at = words[lo - origin : hi - origin], lo
+    for tile in range(lo // TILE, tiles_to(hi)):
+        a, b = edges(tile, lo, hi)
+        first = tile * TILE + a
+        last, at = first + b - a, first
+        piece = words[first - origin : last - origin]
         decode(kind, piece, x)
-        while at < hi:
+        while at < last:
             row, column = at // n, at % n
             if row != held:
                 _repeat(table[row % table.shape[0]], wide)
                 held = row
-            stop = min(hi, at + n - column)
+            stop = min(last, at + n - column)
             after = column + stop - at
-            _subtract_outer(x[at - lo : stop - lo], decay, left[row], right[column:after], wide[column:after])
+            _subtract_outer(
+                x[at - first : stop - first], decay, left[row], right[column:after], wide[column:after]
+            )
             at = stop
-        settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+        round_and_store(kind, x, piece, round_key, param, tile, a, b, bits, w)
 
 
 def _descend_outer(kind, words, origin, left, right, table, param, decay, round_key):
-    """words <- round(words * decay - left[row] * right * T), T as above, of one combination: one pass, one rounding.
+    """words <- round(words - (decay * words + left[row] * right * T)), T as above, of one combination: one rounding.
 
     words: numbers from ``origin`` on of the matrix [m, n] seen flat; table float32 [A, B].
     """
     stop = origin + words.size
-    first, tiles = origin // TILE, (stop + TILE - 1) // TILE - origin // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
-        room = (
-            np.empty(TILE, f32),
-            np.empty(right.size, f32),
-            np.empty((4, 256), u32),
-            np.empty(TILE, np.uint16),
-        )
-        begin, end = first + chunk * CHUNK, first + min(tiles, (chunk + 1) * CHUNK)
-        _descend_tiles(kind, words, origin, begin, end, left, right, table, param, decay, round_key, room)
+    for chunk in prange(chunks(origin, stop, CHUNK)):
+        x, wide = np.empty(TILE, f32), np.empty(right.size, f32)
+        room = x, wide, np.empty((4, 256), u32), np.empty(TILE, np.uint16)
+        lo, hi = chunk_of(chunk, origin, stop, CHUNK)
+        _descend_range(kind, words, origin, lo, hi, left, right, table, param, decay, round_key, room)
 
 
 rank_one_serial, rank_one_parallel = compile_forms(_rank_one)

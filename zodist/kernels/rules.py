@@ -1,7 +1,7 @@
 """CPU kernel (numba) of the update rules: one gradient, given as float32 numbers, moves weights and buffers.
 
 It works on numbers ``start`` .. of one parameter: words and buffers are those of the range alone.  float32 throughout,
-one rounding of the weights at the end (zodist.kernels.tile.settle).  Serial and parallel forms give the same bits.
+one rounding of the weights at the end (zodist.kernels.tile.round_and_store).  Serial and parallel forms give the same bits.
 """
 
 from __future__ import annotations
@@ -10,33 +10,46 @@ import numpy as np
 from numba import prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
-from zodist.kernels.tile import TILE, ZERO, compile_tile, decode, f32, settle, u32
+from zodist.kernels.tile import (
+    TILE,
+    ZERO,
+    chunk_of,
+    chunks,
+    compile_tile,
+    decode,
+    edges,
+    f32,
+    round_and_store,
+    stepped,
+    tiles_to,
+    u32,
+)
 
 SGD, SIGN, MOMENTUM, ADAM = 0, 1, 2, 3
 
 
 @compile_tile
 def _sgd(x, g, decay, rate):
-    """Weights <- weights * decay - rate * gradient."""
+    """Weights <- weights - (decay * weights + rate * gradient)."""
     for j in range(g.size):
-        x[j] = x[j] * decay - rate * g[j]
+        x[j] = stepped(x[j], decay, rate * g[j])
 
 
 @compile_tile
 def _sign(x, g, decay, rate):
-    """Weights <- weights * decay - rate * sign(gradient)."""
+    """Weights <- weights - (decay * weights + rate * sign(gradient))."""
     for j in range(g.size):
         step = rate if g[j] > ZERO else (-rate if g[j] < ZERO else ZERO)
-        x[j] = x[j] * decay - step
+        x[j] = stepped(x[j], decay, step)
 
 
 @compile_tile
 def _momentum(x, g, kept, decay, rate, beta):
-    """Buffer <- beta * buffer + gradient; weights <- weights * decay - rate * buffer."""
+    """Buffer <- beta * buffer + gradient; weights <- weights - (decay * weights + rate * buffer)."""
     for j in range(g.size):
         m = beta * kept[j] + g[j]
         kept[j] = m
-        x[j] = x[j] * decay - rate * m
+        x[j] = stepped(x[j], decay, rate * m)
 
 
 @compile_tile
@@ -46,20 +59,19 @@ def _adam(x, g, m, v, decay, rate, beta1, beta2, root, epsilon):
     for j in range(g.size):
         m[j] = beta1 * m[j] + (one - beta1) * g[j]
         v[j] = beta2 * v[j] + (one - beta2) * (g[j] * g[j])
-        x[j] = x[j] * decay - rate * m[j] / (np.sqrt(v[j] * root) + epsilon)
+        x[j] = stepped(x[j], decay, rate * m[j] / (np.sqrt(v[j] * root) + epsilon))
 
 
 @compile_tile
-def _move_tiles(
-    rule, kind, words, start, gradient, first, second, factors, param, round_key, begin, end, room
-):
-    """_move on tiles begin .. end - 1."""
+def _move_range(rule, kind, words, start, gradient, first, second, factors, param, round_key, lo, hi, room):
+    """_move on numbers lo .. hi - 1."""
     buffer, w, bits = room
     decay, rate = factors[0], factors[1]
-    for tile in range(begin, end):
-        lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, start + words.size)
-        at, last = lo - start, hi - start
-        x, g, piece = buffer[0 : hi - lo], gradient[at:last], words[at:last]
+    for tile in range(lo // TILE, tiles_to(hi)):
+        a, b = edges(tile, lo, hi)
+        at = tile * TILE + a - start
+        last = at + b - a
+        x, g, piece = buffer[0 : b - a], gradient[at:last], words[at:last]
         decode(kind, piece, x)
         if rule == SGD:
             _sgd(x, g, decay, rate)
@@ -70,7 +82,7 @@ def _move_tiles(
         else:
             m, v = first[at:last], second[at:last]
             _adam(x, g, m, v, decay, rate, factors[2], factors[3], factors[4], factors[5])
-        settle(kind, x, piece, round_key, param, tile, lo - tile * TILE, hi - tile * TILE, bits, w)
+        round_and_store(kind, x, piece, round_key, param, tile, a, b, bits, w)
 
 
 def _move(rule, kind, words, start, gradient, first, second, factors, param, round_key):
@@ -80,12 +92,11 @@ def _move(rule, kind, words, start, gradient, first, second, factors, param, rou
     own formula above.
     """
     stop = start + words.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
+    for chunk in prange(chunks(start, stop, CHUNK)):
         room = np.empty(TILE, f32), np.empty((4, 256), u32), np.empty(TILE, np.uint16)
-        begin, end = first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)
+        lo, hi = chunk_of(chunk, start, stop, CHUNK)
         place = rule, kind, words, start, gradient, first, second, factors, param, round_key
-        _move_tiles(*place, begin, end, room)
+        _move_range(*place, lo, hi, room)
 
 
 move_serial, move_parallel = compile_forms(_move)

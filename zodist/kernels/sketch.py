@@ -37,28 +37,28 @@ def _sketch_row(t, right, y, total):
             total[k] = total[k] + np.float64(y[k])
 
 
-def _sketch(rows, n, law, keys, tables, param, role, right, out):
+def _sketch(rows, n, noise, right, out):
     """out[c, r] = row rows[r] of the coded noise N_c times right: right [n, k], out float64 [C, R, k].
 
     Products and sums over 1,024 columns in float32 (right is rounded to it), over these in float64.
     """
     per, v = rows_per_task(n), right.astype(f32)
     for task in prange((rows.size + per - 1) // per):
-        t, totals = np.empty((tables.shape[0], n), f32), np.empty((tables.shape[0], TILE), f32)
+        t, totals = np.empty((noise.tables.shape[0], n), f32), np.empty((noise.tables.shape[0], TILE), f32)
         y, z, w = np.empty(v.shape[1], f32), np.empty(TILE, f32), np.empty((4, 256), u32)
         held = -1
         for r in range(task * per, min(rows.size, (task + 1) * per)):
-            held = coded_row(law, keys, tables, param, role, rows[r] * n, n, t, held, totals, z, w)
-            for c in range(tables.shape[0]):
+            held = coded_row(noise, rows[r] * n, n, t, held, totals, z, w)
+            for c in range(noise.tables.shape[0]):
                 _sketch_row(t[c], v, y, out[c, r])
 
 
-def _core(m, n, law, keys, tables, param, role, u, v, out):
+def _core(m, n, noise, u, v, out):
     """out[c] = u^T N_c v for the coded noise N_c [m, n]: u [m, k], v [n, l], out float64 [C, k, l].
 
     N_c v row by row as in sketch; u^T of it in float64, in the order of rows within spans (256 at most), then of spans.
     """
-    span, many, right = rows_per_span(m, SPANS), tables.shape[0], v.astype(f32)
+    span, many, right = rows_per_span(m, SPANS), noise.tables.shape[0], v.astype(f32)
     spans, columns = (m + span - 1) // span, np.ascontiguousarray(u.astype(np.float64).T)
     width = right.shape[1]
     parts = np.zeros((spans, many * columns.shape[0], width), np.float64)
@@ -70,7 +70,7 @@ def _core(m, n, law, keys, tables, param, role, u, v, out):
         for first in range(b * span, stop, BLOCK):
             last = min(stop, first + BLOCK)
             for i in range(first, last):
-                held = coded_row(law, keys, tables, param, role, i * n, n, t, held, totals, z, w)
+                held = coded_row(noise, i * n, n, t, held, totals, z, w)
                 for c in range(many):
                     _sketch_row(t[c], right, y, products[c, i - first])
             for c in range(many):
@@ -80,29 +80,29 @@ def _core(m, n, law, keys, tables, param, role, u, v, out):
     add_spans(parts, out.reshape(many * columns.shape[0], width))
 
 
-def _back(m, n, law, keys, tables, param, role, u, out):
+def _back(m, n, noise, u, out):
     """out[c] = u^T N_c for the coded noise N_c [m, n]: u [m, k], out float64 [C, k, n].
 
     Products and sums over 64 rows of a span (16 at most) in float32 (u is rounded to it), over these in float64, then
     over spans.
     """
-    span, many = rows_per_span(m, WIDE_SPANS), tables.shape[0]
+    span, many = rows_per_span(m, WIDE_SPANS), noise.tables.shape[0]
     spans, columns = (m + span - 1) // span, np.ascontiguousarray(u.astype(f32).T)
     parts = np.zeros((spans, many * columns.shape[0], n), np.float64)
     for b in prange(spans):
         t, totals = np.empty((many, n), f32), np.empty((many, TILE), f32)
         y, z, w = np.empty(PIECE, f32), np.empty(TILE, f32), np.empty((4, 256), u32)
-        noise = np.empty((many, BLOCK, n), f32)
+        drawn = np.empty((many, BLOCK, n), f32)
         held, stop = -1, min(m, (b + 1) * span)
         for first in range(b * span, stop, BLOCK):
             last = min(stop, first + BLOCK)
             for i in range(first, last):
-                held = coded_row(law, keys, tables, param, role, i * n, n, t, held, totals, z, w)
+                held = coded_row(noise, i * n, n, t, held, totals, z, w)
                 for c in range(many):
-                    noise[c, i - first] = t[c]
+                    drawn[c, i - first] = t[c]
             for c in range(many):
                 into = parts[b, c * columns.shape[0] : (c + 1) * columns.shape[0]]
-                _back_block(columns, first, last, noise[c], y, into)
+                _back_block(columns, first, last, drawn[c], y, into)
     add_spans(parts, out.reshape(many * columns.shape[0], n))
 
 

@@ -10,20 +10,21 @@ import numpy as np
 from numba import prange
 
 from zodist.kernels.cpu import CHUNK, compile_forms
-from zodist.kernels.tile import TILE, ZERO, compile_tile, f32, fill, u32
+from zodist.kernels.tile import TILE, ZERO, chunk_of, chunks, compile_tile, edges, f32, fill, tiles_to, u32
 
 
 @compile_tile
-def _bend_tiles(curvature, start, law, keys, gains, subtract, fade, low, high, param, role, begin, end, room):
-    """_bend on tiles begin .. end - 1."""
+def _bend_range(curvature, start, noise, gains, subtract, fade, low, high, lo, hi, room):
+    """_bend on numbers lo .. hi - 1."""
     z, total, w = room
-    for tile in range(begin, end):
-        lo, hi = max(tile * TILE, start), min(tile * TILE + TILE, start + curvature.size)
-        held, n, at = curvature[lo - start : hi - start], hi - lo, lo - tile * TILE
+    for tile in range(lo // TILE, tiles_to(hi)):
+        a, b = edges(tile, lo, hi)
+        at, n = tile * TILE + a - start, b - a
+        held = curvature[at : at + n]
         total[0:n] = ZERO
-        for s in range(keys.size):
-            fill(law, keys[s], param, role, tile, z, w)
-            base, gain = z[at : at + n], gains[s]
+        for s in range(noise.keys.size):
+            fill(noise.law, noise.keys[s], noise.param, noise.role, tile, z, w)
+            base, gain = z[a:b], gains[s]
             for j in range(n):
                 total[j] = total[j] + gain * (base[j] * base[j] - subtract)
         for j in range(n):
@@ -31,19 +32,17 @@ def _bend_tiles(curvature, start, law, keys, gains, subtract, fade, low, high, p
             held[j] = min(max(h, low), high)
 
 
-def _bend(curvature, start, law, keys, gains, subtract, fade, low, high, param, role):
+def _bend(curvature, start, noise, gains, subtract, fade, low, high):
     """Curvature h <- h + h * (sum_s gains[s] * (base_s^2 - subtract) - fade), kept within low .. high.
 
-    curvature: float32, numbers start .. of the parameter; keys: base seeds [S]; gains: float32 [S].  The change is formed
-    before it is added, because 1 - fade would be 1 in float32 for a small fade.
+    curvature: float32, numbers start .. of the parameter; gains: float32 [S]; the noise's tables are not looked at.  The
+    change is formed before it is added, because 1 - fade would be 1 in float32 for a small fade.
     """
     stop = start + curvature.size
-    first_tile, tiles = start // TILE, (stop + TILE - 1) // TILE - start // TILE
-    for chunk in prange((tiles + CHUNK - 1) // CHUNK):
+    for chunk in prange(chunks(start, stop, CHUNK)):
         room = np.empty(TILE, f32), np.empty(TILE, f32), np.empty((4, 256), u32)
-        begin, end = first_tile + chunk * CHUNK, first_tile + min(tiles, (chunk + 1) * CHUNK)
-        noises = law, keys, gains, subtract, fade, low, high, param, role
-        _bend_tiles(curvature, start, *noises, begin, end, room)
+        lo, hi = chunk_of(chunk, start, stop, CHUNK)
+        _bend_range(curvature, start, noise, gains, subtract, fade, low, high, lo, hi, room)
 
 
 bend_serial, bend_parallel = compile_forms(_bend)

@@ -7,6 +7,8 @@ unsigned words: float32 as uint32, bfloat16 and float16 as uint16.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -24,11 +26,54 @@ S0, S1, S2, S3 = (f32(c) for c in noise.SIN)
 C0, C1, C2, C3 = (f32(c) for c in noise.COS)
 TO_UNIT, TO_CENTRE, TO_ANGLE, TWO_LN2 = noise.TO_UNIT, noise.TO_CENTRE, noise.TO_ANGLE, noise.TWO_LN2
 ROOT_BITS, ONE, ZERO = i32(noise.SQRT_HALF_BITS), f32(1.0), f32(0.0)
+NOTHING = f32(-0.0)  # what every number, 0 and -0 too, is the same with
 EIGHTH_TURN, SIGN_BIT, ONE_BITS = u32(1 << 29), u32(1 << 31), u32(0x3F800000)
+
+
+class Noise(NamedTuple):
+    """The numbers that a kernel draws of one parameter: base noises, and how combinations are made of them.
+
+    law: GAUSSIAN or RADEMACHER.  keys: base seeds, uint64 [S].  tables: float32 Walsh tables [C, S, L], L a power of two of
+    at least 1,024: number i of combination c is sum_s base_s[i] * tables[c, s, i mod L], added up in the order of s.
+    param, role: where they are drawn, uint64.  Kernels without combinations have tables of their own, or none.
+    """
+
+    law: int
+    keys: Any
+    tables: Any
+    param: Any
+    role: Any
+
 
 # Inner functions own no array: without numba's count of references, which costs as much as the arithmetic of a tile.
 compile_tile = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 inline = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, inline="always")
+
+
+@compile_tile
+def tiles_to(stop):
+    """The tile behind the last one that numbers up to stop - 1 touch; the first is that of the first number, lo // TILE."""
+    return (stop + TILE - 1) // TILE
+
+
+@compile_tile
+def edges(tile, lo, hi):
+    """Of a tile that numbers lo .. hi - 1 touch: the first of its places that they have, and the one behind the last."""
+    first = tile * TILE
+    return max(first, lo) - first, min(first + TILE, hi) - first
+
+
+@compile_tile
+def chunks(lo, hi, size):
+    """How many tasks of ``size`` neighbouring tiles numbers lo .. hi - 1 make."""
+    return (tiles_to(hi) - lo // TILE + size - 1) // size
+
+
+@compile_tile
+def chunk_of(number, lo, hi, size):
+    """The numbers of one of these tasks: the first, and the one behind the last."""
+    first = lo // TILE + number * size
+    return max(lo, first * TILE), min(hi, (first + size) * TILE)
 
 
 @inline
@@ -122,6 +167,29 @@ def fill(law, key, param, role, tile, z, w):
 
 
 @compile_tile
+def coded_sums(noise, tile, a, b, totals, z, w):
+    """totals[c, : b - a] = combination c's numbers on places a .. b - 1 of a tile, each sum in the order of s.
+
+    Every base noise is drawn once, whatever the number of combinations.  totals: float32 [C, >= b - a]; z and w: as in fill.
+    """
+    offset = (tile * TILE) % noise.tables.shape[2]
+    if noise.keys.size == 0:  # empty combinations: the weights themselves
+        totals[:, :] = ZERO
+    for s in range(noise.keys.size):
+        fill(noise.law, noise.keys[s], noise.param, noise.role, tile, z, w)
+        # Slices first: a loop from 0 needs no wrap-around of negative indices and becomes vector code.
+        base = z[a:b]
+        for c in range(noise.tables.shape[0]):
+            table, total = noise.tables[c, s, offset + a : offset + b], totals[c]
+            if s == 0:
+                for j in range(b - a):
+                    total[j] = base[j] * table[j]
+            else:
+                for j in range(b - a):
+                    total[j] = total[j] + base[j] * table[j]
+
+
+@compile_tile
 def fill_bits16(key, param, tile, bits, w):
     """The 1,024 rounding numbers of one tile into bits (uint16)."""
     philox_blocks(key, param, u64(noise.ROUNDING), u64(tile) * u64(128), 64, w)
@@ -184,7 +252,7 @@ def encode(kind, x, words):
 
 
 @compile_tile
-def flip(kind, words, signs, table, out):
+def add_signed(kind, words, signs, table, out):
     """out = words + table, whose numbers have the signs of a tile (sign_words): all of one tile, in one format.
 
     Places in their order, since memory that is written in another is several times slower.
@@ -227,8 +295,17 @@ def encode_stochastic(kind, x, bits, words):
             words[j] = _half(f32(x[j]).view(u32), u32(u32(bits[j]) >> u32(3)), f32(bits[j]) * f32(2.0**-16))
 
 
+@inline
+def stepped(x, decay, step):
+    """A weight that loses its share ``decay`` and a step: x - (decay * x + step); without decay x - step, bit for bit.
+
+    Both are added before the weight is rounded: 1 - decay would be 1 in float32 for a small decay.
+    """
+    return x - ((decay * x if decay > ZERO else NOTHING) + step)
+
+
 @compile_tile
-def settle(kind, x, words, round_key, param, tile, a, b, bits, w):
+def round_and_store(kind, x, words, round_key, param, tile, a, b, bits, w):
     """New weights into words, places a .. b - 1 of a tile: 16-bit kinds rounded with addressed bits (scratch bits, w)."""
     if kind == FLOAT32:
         encode(kind, x, words)

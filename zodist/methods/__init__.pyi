@@ -10,4 +10,5 @@ from .registry import METHODS as METHODS
 from .registry import MethodEntry as MethodEntry
 from .registry import registry as registry
 from .steps import StepSeeds as StepSeeds
+from .steps import leave_one_out as leave_one_out
 from .steps import slopes as slopes

@@ -10,15 +10,19 @@ Code      only a third party's port: score = "port", rule = "proportional": s_b 
           times n_b / pi_b^2, normalised over the included blocks; budget = "adaptive" with its constants.  Its random
           masks could not be replayed, and its factor on scores was capped so that pi fell short of the budget.
 Derived   on a linear loss E[slope^2 | b in] - E[slope^2 | b out] = |gradient of b|^2 exactly: score = "contrast",
-          floored at 0, which needs masks and slopes only.  shrink: towards the mean block, by noise over size, which is
-          2 K^2 / probes for K blocks in a probe, so that few probes do not choose.  Horvitz-Thompson never beats a dense
-          probe; focusing gains by its bias (horvitz_thompson = false).  The port's pi tends to numel^(1/3).
+          floored at 0, which needs masks and slopes only: sum of (slope^2 / E - level) (m - pi) over that of pi (1 - pi).
+          Each probe is set against what its own pi led to expect, in units E of |gradient|^2 (the mean of slope^2 / level
+          over the last 100 probes, level = sum of pi times the scores' shares), so that neither a loss whose scale drifts
+          nor a pi that does gets into the scores: means over probes with and without b compare different times.
+          shrink: towards the mean block, by noise over size, which is 2 K^2 / probes for K blocks in a probe, so that few
+          probes do not choose.  Horvitz-Thompson never beats a dense probe; focusing gains by its bias
+          (horvitz_thompson = false).  The port's pi tends to numel^(1/3).
           The sum of u^2 over a block is replaced by its number of weights, which with Rademacher noise it is.
 Departure several probes a step, all with the step's pi; scores see all records of the step, in probe order.  floor
           mixes in an even share.  A probe without a block takes the likeliest (as the port).  What we expect to be worth
           having is the default, contrast on layers without Horvitz-Thompson; configs/methods/curvzo-paper.toml is the
           published form.
-Replay    in order.  State: 40 bytes a block.  Forwards a step: 2 per probe.
+Replay    in order.  State: 24 bytes a block.  Forwards a step: 2 per probe.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from zodist.methods.steps import StepSeeds, slopes
 
 EVERY, LOW, HIGH, MIX, SMOOTH = 20, 0.1, 0.8, 0.7, 0.1  # of the adaptive budget, as in the port
 FIRST_SCORE, FIRST_MEAN, TINY, LEAST_SHARE = 0.01, 1e-8, 1e-12, 1e-8
+LATELY = 100.0  # probes that the scale of the slopes is averaged over, for the score contrast
 
 
 class CurvZOSettings(Settings):
@@ -73,7 +78,7 @@ class CurvZO(Method):
     paper = "Wang, Chen, Tang 2026, arXiv:2603.21725"
     replay = "in order"
     forwards = "2 per probe"
-    memory = "40 bytes a block"
+    memory = "24 bytes a block"
 
     def __init__(self, settings: CurvZOSettings) -> None:
         self.settings = settings
@@ -93,10 +98,8 @@ class CurvZO(Method):
         n = len(self.blocks)
         self.scores = np.full(n, FIRST_SCORE if s.score == "port" else 1.0)
         self.mean = np.full(1, FIRST_MEAN if s.score == "port" else 0.0)
-        self.sums, self.counts = (
-            np.zeros((2, n)),
-            np.zeros((2, n)),
-        )  # of squared slopes: with the block, without it
+        # Of "contrast": a block's covariance with slope^2, and its own variance, summed; probes, and blocks in them.
+        self.sums, self.counts = np.zeros((2, n)), np.zeros(2)
         self.fraction, self.steps = np.full(1, s.fraction), np.zeros(1)
         # One function a block, so that the parameters of a block share their tables.
         self._weigh = [[partial(self._weights, b, ht) for b in range(n)] for ht in (False, True)]
@@ -114,11 +117,18 @@ class CurvZO(Method):
         """Fix the probabilities of a step, and the masks of its seeds."""
         n = len(self.blocks)
         budget = min(max(int(n * self.fraction[0]), 1), n)
-        values = self.block_scores()
-        values = values / self.sizes if self.settings.per_weight else values
+        scores = self.block_scores()
+        values = scores / self.sizes if self.settings.per_weight else scores
         self.shares = inclusion(
             np.sqrt(values) if self.settings.rule == "root" else values, budget, self.settings.floor
         )
+        total = math.fsum(scores)
+        self.level = (
+            math.fsum(self.shares * scores) / total if total else 1.0
+        )  # of |gradient|^2 in a mean probe
+        self.inside = self.shares.copy()
+        if n:  # a probe that would be without a block has the likeliest
+            self.inside[int(np.argmax(self.shares))] += math.prod((1.0 - self.shares).tolist())
         self._known = np.sort(seeds)
         self._masks = draw(self._known, self.shares)
 
@@ -175,25 +185,29 @@ class CurvZO(Method):
         self.scores[mask] = (1.0 - beta) * self.scores[mask] + beta * new
 
     def _contrast(self, slope: float, mask: np.ndarray, _: np.ndarray) -> None:
-        keep = 1.0 - 1.0 / self.settings.memory
-        for side, here in enumerate((mask, ~mask)):
-            self.sums[side] = self.sums[side] * keep + here * (slope * slope)
-            self.counts[side] = self.counts[side] * keep + here
+        """What slope^2 over |gradient|^2 has in common with being in; |gradient|^2 as slopes and scores say of late."""
+        keep, square = 1.0 - 1.0 / self.settings.memory, slope * slope
+        self.counts *= keep
+        self.counts += [1.0, math.fsum(self.shares)]
+        energy = square / self.level
+        self.mean += (energy - self.mean) / min(float(self.counts[0]), LATELY)
+        if self.mean[0]:
+            self.sums[0] = self.sums[0] * keep + (square / self.mean[0] - self.level) * (mask - self.inside)
+            self.sums[1] = self.sums[1] * keep + self.inside * (1.0 - self.inside)
 
     def block_scores(self) -> np.ndarray:
-        """The score of each block, float64, >= 0; for "contrast" an estimate of its squared gradient norm."""
+        """The score of each block, float64, >= 0; for "contrast" an estimate of its share of |gradient|^2."""
         if self.settings.score != "contrast":
             return self.scores
-        seen = self.counts[0] + self.counts[1]
-        if not len(seen) or not seen[0]:
-            return np.ones_like(seen)
-        budget = math.fsum(self.counts[0]) / seen[0]  # blocks in an average probe
-        typical = (self.sums[0, 0] + self.sums[1, 0]) / seen[0] / budget
-        both = (self.counts > 0).all(axis=0)
-        means = self.sums / np.where(self.counts > 0, self.counts, 1.0)
-        effective = self.counts[0] * self.counts[1] / seen
-        trust = effective / (effective + 2.0 * budget**2) if self.settings.shrink else 1.0
-        return np.maximum(np.where(both, typical + trust * (means[0] - means[1] - typical), typical), 0.0)
+        n = len(self.blocks)
+        typical = np.full(n, 1.0 / max(n, 1))
+        if not self.counts[0]:
+            return typical
+        common, varied = self.sums
+        budget = self.counts[1] / self.counts[0]  # blocks in an average probe
+        found = np.where(varied > 0, common / np.where(varied > 0, varied, 1.0), typical)
+        trust = varied / (varied + 2.0 * budget**2) if self.settings.shrink else 1.0
+        return np.maximum(typical + trust * (found - typical), 0.0)
 
     def _adapt(self, values: np.ndarray) -> None:
         """The share of blocks in the budget, from how many carry the scores and how evenly."""

@@ -23,7 +23,7 @@ Forwards  a step: N + 1 per probe, N with baseline = "rloo".
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,6 +39,7 @@ from zodist.methods.steps import StepSeeds
 class FZOOSettings(Settings):
     """Keys of [method] with name = "fzoo"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(
         1, ge=1, le=1024, description="groups of points, each on a batch of its own (paper: 1)"
     )

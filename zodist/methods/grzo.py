@@ -18,7 +18,7 @@ Replay    any order without "spread" too: weights are functions of one step's re
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,7 @@ from zodist.methods.steps import StepSeeds
 class GRZOSettings(Settings):
     """Keys of [method] with name = "grzo"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "examples")
     probes: int = Field(1, ge=1, description="batches in a step, over all workers")
     examples: int = Field(16, ge=1, le=1024, description="directions of a probe: must be batch.size")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")

@@ -13,7 +13,8 @@ Derived   s H (z^2 - 1) has the Hessian's diagonal as its mean.  Without the 1 i
           run of 1 / alpha steps or less H stays near 1.  One draw can be negative: H is kept within h_min .. h_max.
           On SmolLM2-135M s was about 1,300 (8 probes, batches of 8 words, bfloat16, eps 3e-3): over 700 steps noise
           moves H by 5 % with alpha = 1e-6, our default, and by 0.05 % with the published 1e-8; the diagonal it looks
-          for is about 2e-5 on average, and its differences are lost in that.
+          for is about 2e-5 on average, and its differences are lost in that.  The rules "adam" and "sign" scale every
+          weight's step by itself, which divides H out of the update again: they are refused.
 Departure H moves once a step, by the mean of s over all probes.  Walsh codes do not change z^2, so with coupling =
           "walsh" one pass of noise moves H, whatever the number of probes; "independent" takes a pass for each.  Only
           Gaussian noise: z^2 of Rademacher numbers is 1 and says nothing about a single weight.
@@ -30,8 +31,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from zodist import noise
-from zodist.directions import Combination, Dense, Dressed, Param
-from zodist.kernels import cpu, state
+from zodist.directions import Combination, Dense, Dressed, Param, products
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, slopes
 
@@ -51,6 +51,15 @@ class HiZOOSettings(Settings):
     identity: bool = Field(True, description="subtract the identity from z^2 (false: as the released code)")
     h_min: float = Field(0.1, gt=0, description="least curvature")
     h_max: float = Field(10.0, gt=0, description="largest curvature")
+
+    def refuses(self, rule: str) -> str:
+        """Rules that give every weight a step of one size divide H out again."""
+        if rule not in ("adam", "sign"):
+            return ""
+        return (
+            f"rule.name = {rule!r} scales the step of every weight by itself, which undoes the curvature; set rule.name = "
+            "'sgd' or 'momentum'"
+        )
 
     @model_validator(mode="after")
     def _holds_one(self) -> HiZOOSettings:
@@ -119,9 +128,8 @@ class HiZOO(Method):
         bounds = np.float32(s.h_min), np.float32(s.h_max)
         for p in self.params:
             h = self.curvature[p.name]
-            run = state.bend_parallel if h.size > cpu.SMALL else state.bend_serial
-            place = np.uint64(p.id), np.uint64(noise.Z)
-            run(h, p.origin, self._dense.law, keys, gains, subtract, fade, *bounds, *place)
+            drawn = products.plain(self._dense, keys, p)
+            p.kernels.bend.of(h.size)(h, p.origin, drawn, gains, subtract, fade, *bounds)
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The gradient over the curvature."""

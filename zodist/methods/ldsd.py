@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from pydantic import Field, model_validator
 
 from zodist import noise
 from zodist.directions import Combination, Dense, Dressed, Param
-from zodist.kernels import cpu
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds, leave_one_out
 
@@ -39,6 +38,7 @@ from zodist.methods.steps import StepSeeds, leave_one_out
 class LDSDSettings(Settings):
     """Keys of [method] with name = "ldsd"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
     points: int = Field(5, ge=1, le=64, description="one-sided points of a probe, K (published: 5)")
     eps: float = Field(1e-3, gt=0, description="perturbation size where |z| is 1, in weight units")
@@ -53,10 +53,6 @@ class LDSDSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> LDSDSettings:
-        if self.probes * self.points > noise.CODES:
-            raise ValueError(
-                f"probes * points is {self.probes * self.points}, more than {noise.CODES}; use fewer probes"
-            )
         if self.variant == "rloo" and self.points < 2:
             raise ValueError("variant = 'rloo' compares points of a probe; use points >= 2")
         return self
@@ -138,10 +134,9 @@ class LDSD(Method):
         s = self.settings
         if s.lr_mu == 0 or s.points == 1:
             return
-        decay, cache = np.float32(1.0 - s.mu_decay), {}
+        decay, cache = np.float32(s.mu_decay), {}
         for mean in self._means:
-            many = mean.weights.numel() > cpu.SMALL
-            self._dense.lay(mean, [seen], cache).update_(mean, decay, np.uint64(0), parallel=many)
+            self._dense.lay(mean, [seen], cache).update_(mean, decay, np.uint64(0), parallel=True)
 
     def expected(self, gradients: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Mean of (z . g) z over the best of the points; the gradient itself while mu is 0, and with variant "rloo"."""

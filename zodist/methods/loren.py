@@ -21,14 +21,13 @@ Replay    in order.  State: 4 bytes a column of each matrix, 4 a number of each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions import Combination, Dense, Param, Projected, matrix_shape
-from zodist.kernels import cpu, dot16, matrix
+from zodist.directions import Combination, Dense, Param, Projected, matrix_shape, products
 from zodist.methods.claims import Gradients, Moments, left_out
 from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
@@ -38,6 +37,7 @@ from zodist.methods.steps import StepSeeds, leave_one_out
 class LorenSettings(Settings):
     """Keys of [method] with name = "loren"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
     points: int = Field(6, ge=2, description="one-sided points of a probe (K; the paper's runs have 6)")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")
@@ -83,7 +83,7 @@ class Loren(Method):
 
     def _square(self, name: str) -> float:
         wide = self.a[name].astype(np.float64)
-        return float(dot16(wide, wide))
+        return float(self.params[0].kernels.linalg.dot16(wide, wide))
 
     def direction(self, param: Param) -> Projected:
         """The rows of dense noise, shortened along a."""
@@ -127,9 +127,9 @@ class Loren(Method):
         for p in self.params:
             a, (rows, columns) = self.a[p.name], matrix_shape(p.shape)
             total = np.empty(columns, np.float64)
-            place = self._dense.law, keys, np.uint64(p.id), np.uint64(noise.Z), a
-            run = matrix.score_parallel if rows * columns > cpu.SMALL else matrix.score_serial
-            q = run(rows, columns, *place, table, total)
+            q = p.kernels.score.of(rows * columns)(
+                rows, columns, products.plain(self._dense, keys, p), a, table, total
+            )
             c, d = float(self._along[p.name][0]), np.sqrt(s.rho + self._square(p.name))
             score = -(total - c * q * a) / (d * np.sqrt(s.rho))
             a[:] = (1.0 - s.lr_a * s.decay_a) * a - s.lr_a * score

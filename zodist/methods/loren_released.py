@@ -16,13 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from zodist import noise
-from zodist.directions import Cache, Combination, Dense, LaidDense, Law, Param, matrix_shape, shared_tables
-from zodist.kernels import cpu, dot16, sketch
+from zodist.directions import (
+    Cache,
+    Coded,
+    Combination,
+    Dense,
+    LaidDense,
+    Law,
+    Param,
+    matrix_shape,
+    products,
+    shared_tables,
+)
 from zodist.methods.method import Method, Outcome, Settings, Step
 from zodist.methods.one_sided import one_sided
 from zodist.methods.steps import StepSeeds, leave_one_out
@@ -31,6 +42,7 @@ from zodist.methods.steps import StepSeeds, leave_one_out
 class LorenReleasedSettings(Settings):
     """Keys of [method] with name = "loren_released"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(1, ge=1, description="groups of points that share a batch, over all workers")
     points: int = Field(6, ge=2, description="one-sided points of a probe (K)")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units")
@@ -50,15 +62,12 @@ class Tied(Law):
     def lay(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> LaidDense:
         """The component of every combination along the tiled vector takes a noise pass of its own."""
         keys, tables = shared_tables(self.noise, combinations, cache)
-        rows, columns = matrix_shape(param.shape)
-        along = np.empty((len(combinations), 1, 1), np.float64)
+        rows, along = matrix_shape(param.shape)[0], np.zeros((len(combinations), 1, 1))
         if len(keys):
-            place = self.noise.law, keys, tables, np.uint64(param.id), np.uint64(noise.Z)
             ones, vector = np.ones((rows, 1), np.float32), np.ascontiguousarray(self.vector[:, None])
-            run = sketch.core_parallel if rows * columns > cpu.SMALL else sketch.core_serial
-            run(rows, columns, *place, ones, vector, along)
+            along = products.core(Coded(self.noise, keys, tables), param, ones, vector)
         wide = self.vector.astype(np.float64)
-        square = rows * float(dot16(wide, wide))
+        square = rows * float(param.kernels.linalg.dot16(wide, wide))
         d = np.sqrt(self.rho + square)
         shares = (-(np.sqrt(self.rho) + d) / (square * d) * along[:, 0, 0]).astype(np.float32)
         amounts = shares if len(keys) else shares * 0
@@ -121,16 +130,9 @@ class LorenReleased(Method):
         every = [Combination(seen[k : k + 1], np.ones(1)) for k in range(len(seen))]
         cache: Cache = {}
         for p in self.params:
-            a, (rows, columns) = self.a[p.name], matrix_shape(p.shape)
-            place = (
-                self._dense.law,
-                *shared_tables(self._dense, every, cache),
-                np.uint64(p.id),
-                np.uint64(noise.Z),
-            )
-            sums = np.empty((len(every), 1, columns), np.float64)
-            run = sketch.back_parallel if rows * columns > cpu.SMALL else sketch.back_serial
-            run(rows, columns, *place, np.ones((rows, 1), np.float32), sums)
+            a, (rows, columns), dot16 = self.a[p.name], matrix_shape(p.shape), p.kernels.linalg.dot16
+            coded = Coded(self._dense, *shared_tables(self._dense, every, cache))
+            sums = products.back(coded, p, np.ones((rows, 1), np.float32))
             wide = a.astype(np.float64)
             square = rows * float(dot16(wide, wide))
             d, change = np.sqrt(s.rho + square), np.zeros(columns)

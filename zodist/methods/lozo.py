@@ -3,7 +3,7 @@
 Paper     a matrix [m, n] is probed at +eps U V^T and -eps U V^T: U [m, r] Gaussian in every step, V [n, r] Gaussian,
           drawn anew every ``refresh`` steps; W <- W - lr * slope * U V^T / r.  Vectors: Gaussian, as in MeZO.
           LOZO-M: N <- beta N + (1 - beta) slope * U; W <- W - lr * N V^T / r; when V changes, first N <- N (V_old^T
-          V_new) / n.  Vectors have an ordinary momentum.
+          V_new) / n.  Vectors have an ordinary momentum.  It goes with rule.name = "sgd" alone.
           Published: OPT-13B r = 1 to 2, refresh 50 or 100, eps 1e-3, lr 1e-6 or 1e-7; RoBERTa-large r = 4; beta =
           0.9.
 Code      leaves the 1 / r out.  It draws V before U from one stream when it probes and U alone when it updates, so
@@ -41,9 +41,8 @@ from zodist.directions import (
     factor,
     matrix_shape,
 )
-from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments
-from zodist.methods.method import Method, Outcome, Settings, Step
+from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import ONES, Bases, dense_numbers, fade_, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided
@@ -63,6 +62,10 @@ class LOZOSettings(Settings):
         "gaussian", description="law of U's numbers and of vectors'"
     )
     coupling: Literal["walsh", "independent"] = Field("walsh", description="how the probes of a step differ")
+
+    def refuses(self, rule: str) -> str:
+        """LOZO-M is a rule of its own."""
+        return second_rule(rule, "momentum", self.momentum, 0) if self.momentum else ""
 
 
 class LOZO(Method):
@@ -162,8 +165,10 @@ class LOZO(Method):
             if is_matrix(p):
                 if self._window[0] != self._bases.window:
                     old, new = self._bases.right_of(int(self._window[0]), p), self._bases.right(p)
-                    turn = linalg.matmul_tn(old.astype(np.float64), new.astype(np.float64)) / len(new)
-                    held[...] = linalg.matmul(held.astype(np.float64), turn)
+                    turn = p.kernels.linalg.matmul_tn(old.astype(np.float64), new.astype(np.float64)) / len(
+                        new
+                    )
+                    held[...] = p.kernels.linalg.matmul(held.astype(np.float64), turn)
                 fade_(held, self._lefts(p, [gradient], cache)[0], beta)
             else:
                 fade_(held, dense_numbers(self._dense, p, gradient, cache), beta)

@@ -7,14 +7,16 @@ random numbers.  So training, replay and recovery drive the same code, and two-r
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from zodist import noise
 from zodist.directions import Combination, Gradient, Kept, Law, Param, Scaled
 from zodist.methods.steps import StepSeeds
 
@@ -82,9 +84,47 @@ Estimate = Generator[tuple[Probe, ...], np.ndarray, Outcome[Combination]]  # a s
 
 
 class Settings(BaseModel):
-    """A method's own keys in the [method] table."""
+    """A method's own keys in the [method] table.
+
+    codes: the keys whose product is how many Walsh codes of one noise a step takes (``StepSeeds.coded``), and which are
+    refused where that is more than there are; those that the method lacks count as 1.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    codes: ClassVar[tuple[str, ...]] = ("probes",)
+
+    def refuses(self, rule: str) -> str:
+        """Why an update rule (rule.name) does not go with these settings, as a sentence for the user; "" if it does.
+
+        For rules that would undo what the method does to a step, or do it twice.  Asked when a run's settings are read.
+        """
+        return ""
+
+    @model_validator(mode="after")
+    def _codes_suffice(self) -> Self:
+        if getattr(self, "coupling", "walsh") != "walsh":
+            return self
+        counts = {key: getattr(self, key) for key in self.codes if key in type(self).model_fields}
+        wanted = math.prod(counts.values())
+        if wanted > noise.CODES:
+            product = " x ".join(f"method.{key} = {count}" for key, count in counts.items())
+            of_batch = " (method.examples is batch.size)" if "examples" in counts else ""
+            other = " or set method.coupling = 'independent'" if "coupling" in type(self).model_fields else ""
+            raise ValueError(
+                f"{product}: a step would take {wanted} Walsh codes of one noise, which has {noise.CODES}; lower "
+                f"{' or '.join(f'method.{key}' for key in counts)}{other}{of_batch}"
+            )
+        return self
+
+
+def second_rule(rule: str, key: str, value: object, off: object) -> str:
+    """``Settings.refuses`` of a method that makes its steps from moments, by method.<key> = value, unless that is off."""
+    if rule == "sgd":
+        return ""
+    return (
+        f"rule.name = {rule!r} would take moments or signs of steps that method.{key} = {value!r} has made of moments "
+        f"already; set rule.name = 'sgd' or method.{key} = {off!r}"
+    )
 
 
 class Method(ABC):

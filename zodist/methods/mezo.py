@@ -13,7 +13,7 @@ Memory    memory = "momentum" is appendix B's momentum without a buffer, and mem
           are, a mean with Adam's correction, so that the rate means what it means without memory; our choice.  "adam"
           moves by m / (sqrt(v) + epsilon), v the same mean of squares under beta2; then rule.lr is in weights moved.
           The published horizon is not known to us.  With one Rademacher probe a step, v is the same number for every
-          weight.  For rule.name = "sgd".  An update costs one pass of noise over the weights for each step kept.
+          weight.  Rules but "sgd" are refused.  An update costs one pass of noise over the weights for each step kept.
 Replay    without memory: any order while weight decay is 0 and the rule is sgd.  With it: in order, from the last steps.
 State     none; with memory 16 bytes a probe for each step kept.  Forwards a step: 2 per probe.
 """
@@ -29,7 +29,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions import Dense, Kept, Law, Param, Ratio, Recent, Scaled
 from zodist.methods.claims import Gradients, Moments, dense
-from zodist.methods.method import Method, Outcome, Settings, Step
+from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
 
@@ -50,6 +50,10 @@ class MeZOSettings(Settings):
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment, per step")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment, per step")
     epsilon: float = Field(1e-8, gt=0, description="added to the root of adam's second moment")
+
+    def refuses(self, rule: str) -> str:
+        """Memory is a rule of its own."""
+        return "" if self.memory == "none" else second_rule(rule, "memory", self.memory, "none")
 
 
 class MeZO(Method):

@@ -5,8 +5,8 @@ perturbations lie in the span of its leading singular vectors, their component a
 +-sqrt(delta) times its norm.
 
 Paper     per matrix U, V of rank r from h probes; Z = Z0 - ((<S, Z0> - xi sqrt(delta) |S|) / |S|^2) S; two forwards;
-          delta falls linearly 2 -> 0 (known from re-implementations); vectors by plain probes.  h = 10, refresh 100,
-          r 128 to 512.
+          delta falls linearly 2 -> 0 over the training (known from re-implementations); vectors by plain probes.
+          h = 10, refresh 100, r 128 to 512.
 Derived   E[c Z] = U [(1 - P_S + delta P_S)(U^T G V)] V^T: delta = 1 is plain, 0 is orthogonal to the estimate.  The signal
           of a matrix shows only beyond sqrt(m n) (|g| / sigma_1)^2 probes, far more than h = 10: so all probes of all
           workers are pooled, those of ``history`` dense steps, which are ordinary training steps and cost nothing extra.
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ from pydantic import Field
 from zodist import noise
 from zodist.directions import (
     Cache,
+    Coded,
     Combination,
     Dense,
     Laid,
@@ -40,9 +42,9 @@ from zodist.directions import (
     Param,
     coded_tables,
     matrix_shape,
+    products,
     shared_tables,
 )
-from zodist.kernels import cpu, dot16, matmul, matmul_tn, orthonormalise, sketch
 from zodist.methods.method import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.two_sided import two_sided
@@ -58,8 +60,10 @@ class PgapSettings(Settings):
     history: int = Field(50, ge=1, description="dense steps whose probes make the estimate")
     dense_share: float = Field(0.5, gt=0, le=1, description="share of the steps whose probes are dense")
     delta: float = Field(2.0, ge=0, description="alignment with the estimate at the start; 1 is neutral")
-    delta_end: float = Field(0.0, ge=0, description="alignment at delta_steps and after")
-    delta_steps: int = Field(1000, ge=1, description="steps over which delta changes linearly")
+    delta_end: float = Field(0.0, ge=0, description="alignment at the end of the schedule")
+    delta_steps: int = Field(
+        0, ge=0, description="steps over which delta changes linearly; 0: all steps of the run (published)"
+    )
     noise: Literal["gaussian", "rademacher"] = Field("gaussian", description="law of the dense noise")
     coupling: Literal["walsh", "independent"] = Field("walsh", description="how the probes of a step differ")
 
@@ -96,22 +100,22 @@ class _Subspace(Law):
         else:
             units, mix = list(combinations), np.eye(len(combinations))
             keys, tables = shared_tables(self.method.dense, combinations, cache)
-        cores = np.empty((len(units), u.shape[1], v.shape[1]), np.float64)
-        place = self.method.dense.law, keys, tables, np.uint64(self.param.id), np.uint64(noise.Z)
-        run = sketch.core_parallel if rows * columns > cpu.SMALL else sketch.core_serial
-        run(rows, columns, *place, u.astype(np.float32), v.astype(np.float32), cores)
-        square = max(inner(s, s), 1e-300)
+        linalg = self.param.kernels.linalg
+        cores = products.core(Coded(self.method.dense, keys, tables), self.param, u, v)
+        square = max(inner(linalg, s, s), 1e-300)
         level, scale = np.sqrt(self.method.delta * square), np.sqrt(rows * columns / s.size)
         for core, unit in zip(cores, units, strict=True):
-            sign = inner(unit.weights, signs(unit.seeds, self.param.id))
-            core -= (inner(s, core) - sign * level) / square * s
-        left = np.stack([scale * matmul(u, np.ascontiguousarray(np.tensordot(m, cores, 1))) for m in mix])
+            sign = inner(linalg, unit.weights, signs(unit.seeds, self.param.id))
+            core -= (inner(linalg, s, core) - sign * level) / square * s
+        left = np.stack(
+            [scale * linalg.matmul(u, np.ascontiguousarray(np.tensordot(m, cores, 1))) for m in mix]
+        )
         return left, v.T[None].astype(np.float32)
 
 
-def inner(a: np.ndarray, b: np.ndarray) -> float:
-    """The inner product of two float64 arrays, in one order on every processor."""
-    return float(dot16(np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)))
+def inner(linalg: ModuleType, a: np.ndarray, b: np.ndarray) -> float:
+    """The inner product of two float64 arrays, in one order on every processor.  linalg: of a parameter's kernels."""
+    return float(linalg.dot16(np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)))
 
 
 def signs(seeds: np.ndarray, param: int) -> np.ndarray:
@@ -159,8 +163,7 @@ class Pgap(Method):
     def step(self, seeds: StepSeeds) -> Step:
         """One round of pairs; every ``refresh`` steps the subspaces are made anew once the weights have moved."""
         s, t = self.settings, seeds.step
-        done = min(1.0, t / s.delta_steps)
-        self.delta = (1.0 - done) * s.delta + done * s.delta_end
+        self.delta = self._scheduled(seeds)
         planned = int((t + 1) * s.dense_share) > int(t * s.dense_share)
         self.dense_now = dense = planned or self._counts[1] == 0
         outcome = yield from two_sided(seeds, s.probes, s.eps, s.coupling)
@@ -173,6 +176,19 @@ class Pgap(Method):
 
         return replace(outcome, then=then)
 
+    def _scheduled(self, seeds: StepSeeds) -> float:
+        """delta of a step: linear from the first step to the end of the run, or over ``delta_steps``.
+
+        A function of the step and run.steps, as a rate is (zodist.rules.schedule): a run that is continued with more steps
+        has another course for the steps that remain, and a replay that begins before them needs the steps they were made
+        with.
+        """
+        s, over = self.settings, self.settings.delta_steps or seeds.steps
+        if not over:
+            raise ValueError("delta changes over a run: StepSeeds needs its steps, or delta_steps a number")
+        done = min(1.0, seeds.step / over)
+        return (1.0 - done) * s.delta + done * s.delta_end
+
     def _record(self, gradient: Combination) -> None:
         """Keep a dense step's estimate, in place of the oldest."""
         row, size = int(self._counts[0]) % self.settings.history, len(gradient)
@@ -184,35 +200,26 @@ class Pgap(Method):
         """The subspaces of every matrix from the recorded probes."""
         kept = min(int(self._counts[0]), self.settings.history)
         estimate = Combination(self._seeds[:kept].reshape(-1), self._weights[:kept].reshape(-1) / kept)
-        keys, tables = coded_tables(self.dense, [estimate])
+        coded = Coded(self.dense, *coded_tables(self.dense, [estimate]))
         omega_seed = seeds.lasting(seeds.step)
         for p in self.params:
             if p.name not in self._bases:
                 continue
             u, v, s = self._bases[p.name]
-            (rows, columns), r = matrix_shape(p.shape), u.shape[1]
-            place = self.dense.law, keys, tables, np.uint64(p.id), np.uint64(noise.Z)
-            many = rows * columns > cpu.SMALL
+            columns, r, linalg = matrix_shape(p.shape)[1], u.shape[1], p.kernels.linalg
             omega = noise.numbers(noise.GAUSSIAN, omega_seed, p.id, noise.V, 0, columns * r).reshape(
                 columns, r
             )
-            y = np.empty((1, rows, r), np.float64)
-            every = np.arange(rows, dtype=np.int64)
-            forth = sketch.sketch_parallel if many else sketch.sketch_serial
-            forth(every, columns, *place, omega, y)
-            first = orthonormalise(y[0])
-            b = np.empty((1, first.shape[1], columns), np.float64)
-            back = sketch.back_parallel if many else sketch.back_serial
-            back(rows, columns, *place, first.astype(np.float32), b)
-            right = orthonormalise(np.ascontiguousarray(b[0].T))
+            first = linalg.orthonormalise(products.times(coded, p, omega)[0])
+            right = linalg.orthonormalise(np.ascontiguousarray(products.back(coded, p, first)[0].T))
             if (
                 right.shape[1] < r
             ):  # no signal at all, such as a matrix that nothing reaches: its old subspace stays
                 continue
-            forth(every, columns, *place, right.astype(np.float32), y)
-            left = orthonormalise(y[0])
+            y = products.times(coded, p, right)[0]
+            left = linalg.orthonormalise(y)
             if left.shape[1] == r:
-                u[:], v[:], s[:] = left, right, matmul_tn(left, y[0])
+                u[:], v[:], s[:] = left, right, linalg.matmul_tn(left, y)
         self._counts[1] += 1
 
     def state(self) -> dict[str, np.ndarray]:
@@ -241,12 +248,13 @@ class Pgap(Method):
     def diagnose(self, gradients: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The gradient's energy within the subspaces, over what random ones would hold; and its cosine with the estimate."""
         held = chance = along = total = norm = 0.0
+        linalg = self.params[0].kernels.linalg
         for name, (u, v, s) in self._bases.items():
             g = gradients[name].reshape(len(u), len(v))
             core, square = u.T @ g @ v, float(np.square(g).sum())
             held, total = held + float(np.square(core).sum()), total + square
             chance += square * s.size / (len(u) * len(v))
-            along, norm = along + inner(s, core), norm + inner(s, s)
+            along, norm = along + inner(linalg, s, core), norm + inner(linalg, s, s)
         cosine = along / np.sqrt(norm * total) if norm and total else 0.0
         return {
             "captured": held / total,

@@ -11,13 +11,15 @@ Code      the default trainer is neither: it keeps the last best seed, and draws
 Derived   a two-sided probe does not see the sign of v.  So at M = 2 the order has no effect: gv is MeZO with
           sqrt(2) eps and twice the rate, for four forwards, and greedy is MeZO; compare with MeZO at twice its rate.
           Progress of a step over MeZO's at the best rate, on a linear loss: gv M = 4: 2.10, 8: 4.55; greedy 4: 1.55;
-          and M + 2 forwards where MeZO has 2.
+          and M + 2 forwards where MeZO has 2.  With Rademacher noise equal weights of gv cancel: at M = 2 on half of the
+          weights, at random ones in every step; means and variances are those above, the numbers are no signs.
 Departure "weighted": v = -sum_i (l_i - mean) z_i / sqrt(sum_i (l_i - mean)^2), whose numbers have variance 1 across the
           gradient because its weights do not depend on those numbers; progress M - 1, since along the gradient v^2 is a
           chi-squared of M - 1 degrees of freedom.  Ours.  Equal losses: the first candidate.
-          Ties are broken by the candidates' index.  Only losses within a probe are compared.  Candidates are Walsh codes
-          of one base noise, with random signs: guides whose weights sum to zero would else never move the weights whose
-          index is a multiple of M, where all codes agree; coupling = "independent" is the paper's.
+          Ties are broken by the candidates' index.  Only losses within a probe are compared.  The candidates of a probe
+          are unrelated noises, since a weighted sum of Walsh codes of one noise is no Gaussian direction (two of equal
+          weight cancel on half of the weights).  coupling = "walsh" makes the probes of a step codes of the same M
+          noises, so that an update takes M passes of noise for any number of probes; "independent" is the paper's.
 Replay    any order while weight decay is 0 and the rule is sgd.  State: none.
 Forwards  a step: candidates + 2 per probe, in two rounds.
 """
@@ -49,7 +51,7 @@ class PriorSettings(Settings):
     top: float = Field(0.5, gt=0, lt=1, description="share of candidates that count as good in gv, alpha")
     eps: float = Field(1e-3, gt=0, description="perturbation size, in weight units (published: 1e-3)")
     noise: Literal["gaussian", "rademacher"] = Field("gaussian", description="law of a direction's numbers")
-    coupling: Literal["walsh", "independent"] = Field("walsh", description="how candidates of a step differ")
+    coupling: Literal["walsh", "independent"] = Field("walsh", description="how the probes of a step differ")
 
 
 class Prior(Method):
@@ -71,14 +73,16 @@ class Prior(Method):
     def step(self, seeds: StepSeeds) -> Step:
         """Two rounds on the same batches: the candidates of every probe, then both sides of its guided direction."""
         s = self.settings
-        names = seeds.names(s.probes * s.candidates, s.coupling).reshape(s.probes, s.candidates)
-        signs = seeds.signs(names.size).reshape(names.shape)
-        first = yield one_sided(names, signs, s.eps)
+        if s.coupling == "walsh":
+            names = seeds.crossed(s.probes, s.candidates)
+        else:
+            names = seeds.independent(s.probes * s.candidates).reshape(s.probes, s.candidates)
+        first = yield one_sided(names, np.ones(names.shape), s.eps)
         usable = np.all(np.isfinite(first), axis=1)
         # A probe without a direction is asked for the clean loss twice: all probes of a round have as many points.
         guided = [
-            Combination(own, sign * self.guide(losses)) if fine else Combination.of()
-            for own, sign, losses, fine in zip(names, signs, first, usable, strict=True)
+            Combination(own, self.guide(losses)) if fine else Combination.of()
+            for own, losses, fine in zip(names, first, usable, strict=True)
         ]
         second = yield tuple(
             Probe(int(own[0]), (v * s.eps, v * -s.eps)) for own, v in zip(names, guided, strict=True)
@@ -116,10 +120,11 @@ class Prior(Method):
     def linear_moments(self, gradients: Gradients) -> Moments | None:
         """With "weighted", v^2 along the gradient is chi-squared of M - 1 degrees of freedom; other guides: simulated only.
 
-        Across it v has variance 1 a number, so that E|g . v v|^2 = (M - 1) (d - 1 + M + 1) |g|^2.
+        Across it v has variance 1 a number, so that E|g . v v|^2 = (M - 1) (d - 1 + M + 1) |g|^2.  Probes that are codes
+        of the same noises have more in common.
         """
         s = self.settings
-        if s.guide != "weighted" or s.coupling != "independent" or s.noise != "gaussian":
+        if s.guide != "weighted" or s.noise != "gaussian" or (s.coupling == "walsh" and s.probes > 1):
             return None
         square, numbers = size(gradients)
         gain = s.candidates - 1

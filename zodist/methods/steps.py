@@ -8,23 +8,45 @@ from dataclasses import dataclass
 import numpy as np
 
 from zodist import noise
+from zodist.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class StepSeeds:
-    """The seeds of one step, a function of the run's seed and the step alone."""
+    """The seeds of one step, a function of the run's seed and the step alone.
+
+    steps: how many steps the run has, for what a method changes over its length, as a rule's schedule of rates does; 0
+    where seeds are wanted and no run is meant.  No seed depends on it.
+    """
 
     run: int
     step: int
+    steps: int = 0
 
     def coded(self, n: int) -> np.ndarray:
-        """n Walsh-coded seeds of one base noise, uint64 [n].  n <= 65,536."""
+        """n Walsh-coded seeds of one base noise, uint64 [n].
+
+        Raises ConfigError where there are not as many: a further one would be a code of another noise.
+        """
+        if n > noise.CODES:
+            raise ConfigError(
+                f"a step would take {n} Walsh codes of one noise, which has {noise.CODES}; use fewer probes or points"
+            )
         base, _ = noise.split_seed(noise.derive(self.run, self.step, 0))
         return np.uint64(base) + np.arange(n, dtype=np.uint64)
 
     def independent(self, n: int) -> np.ndarray:
         """n seeds of unrelated noises, uint64 [n]."""
         return np.array([noise.derive(self.run, self.step, 1 + k) for k in range(n)], np.uint64)
+
+    def crossed(self, codes: int, noises: int) -> np.ndarray:
+        """``codes`` Walsh-coded seeds of each of ``noises`` unrelated noises, uint64 [codes, noises].
+
+        The seeds of a row are independent directions and a sum of them has their law.  A sum of codes of one noise does not:
+        every weight gets its number times a sum of signs, which for two codes of equal weight is 0 on half of the weights.
+        """
+        bases = self.independent(noises) & ~np.uint64(noise.CODES - 1)
+        return bases[None, :] + np.arange(codes, dtype=np.uint64)[:, None]
 
     def names(self, n: int, coupling: str) -> np.ndarray:
         """n seeds of the step under a coupling: "walsh" or "independent"."""

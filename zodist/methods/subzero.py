@@ -29,7 +29,6 @@ from pydantic import Field, model_validator
 
 from zodist import noise
 from zodist.directions import Cache, Combination, Dense, Law, LowRank, Param, factor, matrix_shape
-from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments
 from zodist.methods.method import Method, Settings, Step
 from zodist.methods.steps import StepSeeds
@@ -115,5 +114,5 @@ class SubZero(Method):
         scaled = u.astype(np.float64) * (math.sqrt(math.prod(matrix_shape(param.shape))) / rank)
         left = np.empty((len(cores), *u.shape), np.float32)
         for c, core in enumerate(cores):
-            left[c] = linalg.matmul(scaled, core)
+            left[c] = param.kernels.linalg.matmul(scaled, core)
         return left, v.T[None]

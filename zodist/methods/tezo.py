@@ -8,8 +8,8 @@ Paper     U [m, r] and V [n, r] Gaussian, drawn once for the whole run; a step d
 Derived   v <- beta2 v + (1 - beta2) (slope * tau)^2; the second moment of a weight is (U o U) diag(v) (V o V)^T, in
           which cross terms of mean zero are dropped; W <- W - lr * m / (sqrt(v) + epsilon).  Adam's corrections of
           both moments, epsilon outside of the root, ordinary Adam moments for vectors: our choice.  rule.lr is then
-          in weights moved, and rule.name = "sgd".  E[<G, Z> Z] = r G over U, V and tau, so tau has variance 1 / r
-          here: eps and rates compare with MeZO's.  Whether the authors scale so is not known to us; if tau has
+          in weights moved, and rules but "sgd" are refused.  E[<G, Z> Z] = r G over U, V and tau, so tau has variance
+          1 / r here: eps and rates compare with MeZO's.  Whether the authors scale so is not known to us; if tau has
           variance 1, eps = ours / sqrt(r), rate = ours / r. With U and V fixed only r numbers of a matrix are
           trained, by far the strongest limit of the method.
 Departure refresh > 0 draws U and V anew every so many steps; moments belong to one pair, so it goes with memory =
@@ -46,7 +46,7 @@ from zodist.directions import (
     factor,
 )
 from zodist.methods.claims import Gradients, Moments
-from zodist.methods.method import Method, Outcome, Settings, Step
+from zodist.methods.method import Method, Outcome, Settings, Step, second_rule
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import Bases, dense_numbers, fade_, is_matrix, thin_moments
 from zodist.methods.two_sided import two_sided
@@ -69,6 +69,10 @@ class TeZOSettings(Settings):
     coupling: Literal["walsh", "independent"] = Field(
         "independent", description="how the probes of a step differ"
     )
+
+    def refuses(self, rule: str) -> str:
+        """Memory is a rule of its own."""
+        return "" if self.memory == "none" else second_rule(rule, "memory", self.memory, "none")
 
     @model_validator(mode="after")
     def _settings_must_fit(self) -> TeZOSettings:

@@ -9,7 +9,6 @@ import torch
 
 from zodist import noise
 from zodist.directions import Cache, Combination, Dense, Param, factor, matrix_shape
-from zodist.kernels import linalg
 from zodist.methods.claims import Gradients, Moments, averaged, size
 from zodist.methods.steps import StepSeeds
 
@@ -69,7 +68,7 @@ class Bases:
         seed = Combination.of((self._seeds.lasting(window), 1.0))
         numbers = factor(_GAUSSIAN, [seed], {}, param.id, role, size, self.rank(param))[0]
         if self._orthonormal:
-            return linalg.orthonormalise(numbers.astype(np.float64)).astype(np.float32)
+            return param.kernels.linalg.orthonormalise(numbers.astype(np.float64)).astype(np.float32)
         return numbers
 
 

@@ -8,7 +8,8 @@ Paper     P [m, r] Haar orthonormal, drawn anew every ``refresh`` steps; N one-s
 Code      has a rate of 1e-7 for vectors written into it: vector_rate = 1e-7 / 1e-2 of rule.lr.  At a refresh it draws
           P anew for each of the N points and updates with the last.  Newton-Schulz runs in the weights' dtype.
 Derived   a matrix moves by sqrt(r) * lr in Frobenius norm whatever the losses say, one without gradient as well: the
-          rate has to decay.  So eps matters only for the losses, not for the size of a step.
+          rate has to decay.  So eps matters only for the losses, not for the size of a step.  Rules that scale every
+          weight's step by itself, "adam" and "sign", would undo O and vector_rate, and are refused.
 Departure directions are sqrt(m / r) P Psi: unit variance, as vectors have, so that eps compares with MeZO's; a
           published mu is ours * sqrt(m / r), matrix by matrix.  Singular values are set to 1 after the points of all
           probes of the step, which are those of all workers, are added up; float64 with a fixed order of sums; exact
@@ -24,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -44,7 +45,6 @@ from zodist.directions import (
     factor,
     matrix_shape,
 )
-from zodist.kernels import linalg
 from zodist.methods.method import Method, Outcome, Probe, Settings, Step
 from zodist.methods.steps import StepSeeds
 from zodist.methods.thin import ONES, Bases, is_matrix
@@ -56,6 +56,7 @@ TOLERANCE = 1e-6  # of a number of O, whose root mean square is about 1 / sqrt(n
 class ZOMuonSettings(Settings):
     """Keys of [method] with name = "zo_muon"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "points")
     probes: int = Field(
         1, ge=1, le=1024, description="groups of points, each on a batch of its own (paper: 1)"
     )
@@ -73,6 +74,15 @@ class ZOMuonSettings(Settings):
         "gaussian", description="law of Psi and of vectors' numbers"
     )
     coupling: Literal["walsh", "independent"] = Field("walsh", description="how the points of a step differ")
+
+    def refuses(self, rule: str) -> str:
+        """Rules that give every weight a step of one size leave nothing of the singular values, nor of vector_rate."""
+        if rule not in ("adam", "sign"):
+            return ""
+        return (
+            f"rule.name = {rule!r} scales the step of every weight by itself, which undoes the singular values of 1 and "
+            "method.vector_rate; set rule.name = 'sgd' or 'momentum'"
+        )
 
 
 class ZOMuon(Method):
@@ -126,7 +136,7 @@ class ZOMuon(Method):
         found = {name: self.settings.vector_rate * g for name, g in gradients.items()}
         for p in filter(is_matrix, self.params):
             basis = self._bases.left(p).astype(np.float64)
-            signs = linalg.msign(basis.T @ gradients[p.name].reshape(len(basis), -1), TOLERANCE)
+            signs = p.kernels.linalg.msign(basis.T @ gradients[p.name].reshape(len(basis), -1), TOLERANCE)
             found[p.name] = (basis @ signs).reshape(p.shape)
         return found
 
@@ -144,9 +154,9 @@ class ZOMuon(Method):
         """P and O: msign of the pooled sum, which is not the sum of msigns."""
         pooled = self._psi(param, [self._gradient], cache.setdefault("pooled", {}))[0].astype(np.float64)
         if self.settings.exact:
-            signs = linalg.msign(pooled, TOLERANCE)
+            signs = param.kernels.linalg.msign(pooled, TOLERANCE)
         else:
-            signs = linalg.newton_schulz(pooled, QUINTICS)
+            signs = param.kernels.linalg.newton_schulz(pooled, QUINTICS)
         return self._bases.left(param), ONES, signs
 
     def _psi(self, param: Param, combinations: Sequence[Combination], cache: Cache) -> np.ndarray:

@@ -9,8 +9,8 @@ Derived   Let g be the gradient, s^2 the variance of one example's gradient, B t
           P + 1 forwards.  At equal forwards that is a factor 2 P / (P + 1) * (B + B*) / (1 + B*) less.
           Only differences of one example's own losses are used, so no difference between examples or between the data
           of workers gets into a weight.
-          Directions are outer products of signs (EGGROLL's are low-rank too; zodist.directions.rank_one): their error is that of
-          dense ones, a forward costs little more than a bare one, and the update is one pass for any number of them.
+          Directions are outer products of signs (EGGROLL's are low-rank too; zodist.directions.rank_one): their error is that
+          of dense ones, a forward costs little more than a bare one, and the update is one pass for any number of them.
           normalise = "spread" divides by the root mean square of all slopes of the step, of all workers (as FZOO and
           MEAZO, arXiv:2605.03869): the rate is then in weight units and does not depend on the loss's scale.
 Replay    any order while weight decay is 0 and the rule is sgd.  State: none.  Forwards: passes + 1 per probe.
@@ -20,7 +20,7 @@ Replay    any order while weight decay is 0 and the rule is sgd.  State: none.  
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,7 @@ from zodist.methods.steps import StepSeeds
 class ZodistSettings(Settings):
     """Keys of [method] with name = "zodist"."""
 
+    codes: ClassVar[tuple[str, ...]] = ("probes", "passes", "examples")
     probes: int = Field(1, ge=1, description="batches in a step, over all workers")
     passes: int = Field(1, ge=1, le=64, description="directions of every example, one forward each")
     examples: int = Field(16, ge=1, le=1024, description="examples of a probe: must be batch.size")

@@ -56,8 +56,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, in eval mode on a device with no parameter requiring a gradient, and its tokenizer.
 
-    A masked language model comes as zodist.models.masked.Masked.  dtype: of the weights.  attention: as transformers names its
-    implementations.
+    A masked language model comes as zodist.models.masked.Masked.  dtype: of the weights.  attention: as transformers names
+    its implementations.
     Raises ModelError if it cannot be found or loaded, is an encoder-decoder, or lacks weights in its files.
     """
     import transformers  # seconds to import, and of no use to replay or inspect

@@ -62,7 +62,7 @@ def digest(params: Sequence[Param], *, parallel: bool = False) -> int:
     """64-bit hash of the weights: a sum, so shards add up to the whole and any order gives the same."""
     total = 0
     for p in params:
-        found = p.kernels.digest[parallel](p.words, p.origin, np.uint64(p.id))
+        found = p.kernels.digest.of(p.weights.numel(), parallel)(p.words, p.origin, np.uint64(p.id))
         total = (total + int(found)) & 0xFFFFFFFFFFFFFFFF
     return total
 

@@ -7,8 +7,8 @@
 
 The number is what a run makes small, so 1 - accuracy, 1 - F1, 1 - share of equal answers, or minus the reward.  It need not
 be differentiable: a method only ever sees values, and the journal has them, so replay, recovery and another number of
-workers are as they are for a loss.  Words are drawn by numbers that have an address (zodist.evaluator.sampling), the same at all points
-of a probe.
+workers are as they are for a loss.  Words are drawn by numbers that have an address (zodist.evaluator.sampling), the same
+at all points of a probe.
 """
 
 import lazy_loader

@@ -137,7 +137,7 @@ class Measured:
         return np.array([[self._number(evaluator, at, own) for at in probe.points] for probe, own in pairs])
 
     def _number(self, evaluator: Evaluator, point: Combination, pieces: Pieces) -> float:
-        reader = Weights(evaluator, (point,))
+        reader = Weights(evaluator, evaluator.at([point]))
         figures = torch.cat([self.task.measure(reader, piece) for piece in pieces])
         if figures[:, 0].isnan().any():
             return math.nan

@@ -133,7 +133,7 @@ def write_calibration(path: Path, found: Calibration) -> None:
 def read_calibration(path: Path) -> Calibration:
     """The calibration of a file.  Raises ConfigError if it is none."""
     try:
-        return Calibration.model_validate_json(path.read_text(encoding="utf-8"))
+        return Calibration.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"cannot read the calibration {path}: {error.strerror}; make one with zodist plan --calibrate"

@@ -1,7 +1,7 @@
 """What the values in a journal say about the slopes of a run, without its method.
 
-A probe's values in the journal are the differences of its losses to its last one (zodist.step.records).  For two-sided probes and
-for points measured against the clean loss they are the slopes but for one factor, 2 eps or eps; that factor is taken from
+A probe's values in the journal are the differences of its losses to its last one (zodist.step.records).  For two-sided probes
+and for points measured against the clean loss they are the slopes but for one factor, 2 eps or eps; that factor is taken from
 the run's own slopes in metrics.jsonl, a root mean square each step, so this holds for every method.  Where a method measures
 its points against their mean, a difference is that of two points, and the scale is a typical one.  Of a step with several
 rounds the last that compares losses counts.

@@ -20,11 +20,11 @@ from zodist.directions import Param
 from zodist.errors import ModelError, TaskError
 from zodist.evaluator import Evaluator, FrozenPrefix, Gather, fitting, packing
 from zodist.exchange import cores, start
-from zodist.methods import METHODS, Probe, StepSeeds
+from zodist.methods import METHODS, StepSeeds
 from zodist.models import DTYPES, device_of, load_model, params, quantise_
 from zodist.objective import Objective, Reward, judged, objective_of
 from zodist.run.evaluate import evaluate
-from zodist.step import RULES, Replica, examples
+from zodist.step import RULES, Replica, Share, examples
 from zodist.tasks import Batch, Example, Score, Task, load_task
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Parts:
             c.method.settings
         )  # another one: asking must not change the run's
         method.begin(self.params)
-        probes = next(method.step(StepSeeds(c.run.seed, 0)))
+        probes = next(method.step(StepSeeds(c.run.seed, 0, c.run.steps)))
         if not workers or probes[0].examples or self.objective is not None:
             return 1
         lanes = len(probes) * c.batch.data_lanes
@@ -103,22 +103,17 @@ class Parts:
             room=self.config.batch.activation_mib * 2**20,
         )
 
-    def losses(
-        self,
-        evaluator: Evaluator,
-        probes: Sequence[Probe],
-        indices: Sequence[np.ndarray],
-        places: Sequence[tuple[int, int]],
-    ) -> np.ndarray:
-        """Mean losses of the points of some probes, each on training examples of its own: float64 [probes, k].
+    def losses(self, evaluator: Evaluator, share: Share) -> np.ndarray:
+        """Mean losses of the points of some items, each on training examples of its own: float64 [items, k].
 
-        places: the step and data lane of each, which address what an objective draws.
         Points of single examples go probe by probe: their forward is already as large as the examples are many, and the
         noise that all of them share is drawn once for a probe.
         """
+        probes = share.probes
         if self.objective is not None:
-            return self.objective.values(evaluator, probes, [self.pieces(own) for own in indices], places)
-        batches = [self.batches(chosen) for chosen in indices]
+            pieces = [self.pieces(own) for own in share.examples]
+            return self.objective.values(evaluator, probes, pieces, share.places)
+        batches = [self.batches(chosen) for chosen in share.examples]
         if probes[0].examples:
             return np.stack([evaluator.single_losses(*each) for each in zip(probes, batches, strict=True)])
         gather = None if self.shards is None else self.shards.gather

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def assess(
         examples = getattr(parts.task, split)
         if not examples:
             raise TaskError(f"task {config.task.name!r} has no {split} examples; raise task.{split}")
-        return evaluate(parts.evaluator(), parts.task, examples, partial(collect, exchange)), what
+        with closing(parts.evaluator()) as evaluator:
+            return evaluate(evaluator, parts.task, examples, partial(collect, exchange)), what
 
 
 def _replayed(

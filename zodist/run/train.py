@@ -19,7 +19,7 @@ from zodist.run import early
 from zodist.run.assemble import Loaded, Parts, header, load_parts, versions
 from zodist.run.progress import Progress
 from zodist.shard import joined
-from zodist.step import Entry, Live, Replayed
+from zodist.step import Division, Entry, Replayed, Share
 from zodist.tasks import Score
 
 if TYPE_CHECKING:
@@ -208,30 +208,10 @@ class Session:
         """Step to the end; yields each step when all that is due after it is done."""
         c, task, entries = self.config, self.parts.task, self.entries
         pending = [e for e in entries if e.step >= self.start]
-        live = Live(
-            self.crew.round,
-            self._losses,
-            seed=c.run.seed,
-            data_lanes=c.batch.data_lanes,
-            batch=c.batch.size,
-            examples=len(task.train),
-            probes_per_forward=self.together,
+        self._division = Division(
+            c.run.seed, c.batch.data_lanes, c.batch.size, len(task.train), self.together
         )
-        replayed, self.left = Replayed(pending, c.batch.data_lanes), len(pending)
-
-        def answer(step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
-            if self.left:
-                self.left -= 1
-                values = replayed(step, round, lr, probes, lanes)
-            else:
-                began = time.monotonic()
-                values = live(step, round, lr, probes, lanes)
-                self.answered += time.monotonic() - began
-            self.forwards += self.replica.method.count(values)
-            self.rounds = round + 1
-            self.lr = lr
-            return values
-
+        self._replayed, self.left = Replayed(pending, c.batch.data_lanes), len(pending)
         trained, trained_s = 0, 0.0  # steps of this session that were not replayed, and what they took
         if self._enough(self.start):
             self.end = self.start
@@ -244,7 +224,7 @@ class Session:
                 self._leave()
             replaying = self.left > 0
             began, self.answered = time.monotonic(), 0.0
-            outcome = self.replica.advance(answer)
+            outcome = self.replica.advance(self._answer)
             t, total = self.replica.step, time.monotonic() - began
             if not replaying:
                 trained, trained_s = trained + 1, trained_s + total
@@ -310,10 +290,28 @@ class Session:
             f"stopped after {t} of {self.config.run.steps} steps ({why}); the same command goes on there"
         )
 
-    def _losses(
-        self, probes: Sequence[Probe], indices: Sequence[np.ndarray], places: Sequence[tuple[int, int]]
-    ) -> np.ndarray:
-        return self.parts.losses(self.evaluator, probes, indices, places)
+    def _answer(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
+        """The values of a round: those of the journal, if it has them.
+
+        Else every worker measures its share (``_measure``), and the crew brings the shares together, and has them in the
+        journal before it gives them back.  The replica, which has asked, hands them to the method and applies what it makes
+        of them.
+        """
+        if self.left:
+            self.left -= 1
+            values = self._replayed(step, round, lr, probes, lanes)
+        else:
+            began = time.monotonic()
+            asked = self._division.asked(step, round, lr, probes, lanes)
+            values = self.crew.round(asked, lambda group: self._measure(asked.share(group)))
+            self.answered += time.monotonic() - began
+        self.forwards += self.replica.method.count(values)
+        self.rounds, self.lr = round + 1, lr
+        return values
+
+    def _measure(self, share: Share) -> np.ndarray:
+        """The losses of some items, float64 [items, k]: by forwards of the model, or as the objective says."""
+        return self.parts.losses(self.evaluator, share)
 
     def evaluation(self, t: int, split: str) -> Score:
         """Score of a split after step t: taken from the metrics of an earlier session where they have it."""

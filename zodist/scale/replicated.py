@@ -19,7 +19,7 @@ from zodist.methods import METHODS, Probe
 from zodist.models import collect
 from zodist.scale.cell import Cell
 from zodist.scale.systems import Spent, batch_of
-from zodist.step import RULES, Live, Replica
+from zodist.step import RULES, Division, Replica
 
 
 def method_of(cell: Cell) -> Method:
@@ -44,9 +44,7 @@ class ZerothOrder:
         if exchange.worker == 0:
             journal = Journal.create(Path(self._folder.name) / "journal.jsonl", {"scale": cell.plain()})
         self.journal, self.rounds = journal, Rounds(exchange, journal)
-        self.live = Live(
-            self.rounds.round, self._losses, seed=SEED, data_lanes=1, batch=cell.batch, examples=cell.batch
-        )
+        self.division = Division(SEED, data_lanes=1, batch=cell.batch, examples=cell.batch)
         self.expected = 0.0  # too few to be a reason against a cell
 
     @property
@@ -56,7 +54,7 @@ class ZerothOrder:
     def step(self) -> Spent:
         forward, gather = self.rounds.forward_s, self.rounds.gather_s
         start = time.perf_counter()
-        self.replica.advance(self.live)
+        self.replica.advance(self._answer)
         whole = time.perf_counter() - start
         forward, gather = self.rounds.forward_s - forward, self.rounds.gather_s - gather
         return Spent(forward, gather, whole - forward - gather)
@@ -67,7 +65,11 @@ class ZerothOrder:
             self.journal.close()
         self._folder.cleanup()
 
-    def _losses(self, probes: Sequence[Probe], chosen: Sequence[np.ndarray], places: object) -> np.ndarray:
+    def _answer(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
+        asked = self.division.asked(step, round, lr, probes, lanes)
+        return self.rounds.round(asked, lambda group: self._losses(asked.share(group).probes))
+
+    def _losses(self, probes: Sequence[Probe]) -> np.ndarray:
         if probes[0].examples:
             return np.stack([self.evaluator.single_losses(probe, [self.batch]) for probe in probes])
         return self.evaluator.group_losses([probe.points for probe in probes], [[self.batch]] * len(probes))

@@ -47,18 +47,19 @@ class _Safetensors(_File):
         if length > _LONGEST:
             raise ValueError("its header is too long")
         self._begin = 8 + length
-        self._entries = json.loads(self._file.read(length))
-        self._entries.pop("__metadata__", None)
+        header = json.loads(self._file.read(length))
+        header.pop("__metadata__", None)
+        self._entries = {key: _entry(key, found) for key, found in header.items()}
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {key: tuple(entry["shape"]) for key, entry in self._entries.items()}
+        return {key: shape for key, (_, shape, _) in self._entries.items()}
 
     def read_(self, key: str, first: int, out: torch.Tensor) -> None:
-        entry = self._entries[key]
-        dtype = _BY_NAME[entry["dtype"]]
+        name, _, begin = self._entries[key]
+        dtype = _BY_NAME[name]
         staged = torch.empty(min(_PIECE // dtype.itemsize, out.numel()), dtype=dtype)
         words = staged.view(torch.uint8).numpy().data
-        self._file.seek(self._begin + entry["data_offsets"][0] + first * dtype.itemsize)
+        self._file.seek(self._begin + begin + first * dtype.itemsize)
         for start in range(0, out.numel(), len(staged)):
             count = min(len(staged), out.numel() - start)
             size = count * dtype.itemsize
@@ -67,15 +68,28 @@ class _Safetensors(_File):
             out[start : start + count].copy_(staged[:count])
 
 
+def _entry(key: str, found: Any) -> tuple[str, tuple[int, ...], int]:
+    """Dtype, shape and first byte of a tensor as a header has them.  Raises ValueError where that cannot be."""
+    try:
+        dtype, shape, (begin, end) = found["dtype"], tuple(found["shape"]), found["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"its header does not describe {key!r}") from None
+    sound = all(type(number) is int and 0 <= number < 1 << 53 for number in (*shape, begin, end))
+    if not sound or (dtype in _BY_NAME and end - begin != math.prod(shape) * _BY_NAME[dtype].itemsize):
+        raise ValueError(f"its header gives {key!r} bytes that cannot be")
+    return dtype, shape, begin
+
+
 @final
 class _Pickled(_File):
     def __init__(self, path: Path) -> None:
         if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):
             raise ValueError("torch below 2.6 may run code that such a file hides, CVE-2025-32434")
         self._tensors: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        self._shapes = {key: tuple(value.shape) for key, value in self._tensors.items()}
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {key: tuple(value.shape) for key, value in self._tensors.items()}
+        return self._shapes
 
     def read_(self, key: str, first: int, out: torch.Tensor) -> None:
         out.copy_(self._tensors[key].reshape(-1)[first : first + out.numel()])
@@ -96,8 +110,9 @@ class WeightFiles:
             index = folder / f"{single}.index.json"
             if index.exists():
                 try:
-                    self._file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-                except (OSError, ValueError, KeyError, TypeError) as error:
+                    held = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                    self._file_of = {key: str(file) for key, file in held.items()}
+                except Exception as error:  # of the disk, or of JSON that is no index
                     raise self._unreadable(index.name, error) from error
                 return
             if (folder / single).exists():

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,17 +74,22 @@ def write(path: Path, parcel: Parcel) -> int:
 
 def read(path: Path) -> Parcel:
     """What a file holds.  Raises ShareError with the reason if it is damaged, or was never a shared run."""
+    most = sum(LIMITS.values())
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size > sum(LIMITS.values()):
+            if size > most:
                 raise _damaged(path, f"it has {size} bytes, more than any shared run")
-            with zipfile.ZipFile(file) as archive:
-                found = {name: _member(archive, name, path) for name in _names(archive, path)}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _damaged(path, str(error) or "it ends too early") from error
+            whole = file.read(most)
     except OSError as error:
         raise ShareError(f"cannot read {path}: {error.strerror or error}") from error
+    try:  # in memory: no error from here on is the disk's
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            found = {name: _member(archive, name, path) for name in _names(archive, path)}
+    except ShareError:
+        raise
+    except Exception as error:  # whatever zipfile stumbles over: its errors have no common class
+        raise _damaged(path, str(error) or "it ends too early") from error
     try:
         promise = Promise.model_validate_json(found[PROMISE])
         config = found[CONFIG].decode()

@@ -1,8 +1,9 @@
 from . import records as records
+from .asking import Asked as Asked
+from .asking import Division as Division
+from .asking import Share as Share
 from .average import Average as Average
 from .fold import Answer as Answer
-from .fold import Asked as Asked
-from .fold import Live as Live
 from .fold import Replayed as Replayed
 from .fold import Replica as Replica
 from .groups import Groups as Groups

@@ -1,14 +1,14 @@
 """One step of the replicated state machine, live or replayed: the same code with another source of answers.
 
-``Replica`` holds what every worker holds: weights, rule state, method state.  It asks the answer function for the losses
-of each round and folds the outcome in.  ``Live`` evaluates items and has the values of all gathered, which are in the
-journal before anything is applied; ``Replayed`` reads the journal.
+``Replica`` holds what every worker holds: weights, rule state, method state.  It asks an answer function for the values of
+each round, hands their losses to the method, and applies the outcome.  ``Replayed`` answers from the journal; a session
+(zodist.run.train) answers by having all workers measure, and its values are in the journal before anything is applied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -19,23 +19,9 @@ from zodist.directions import Gradient, Param
 from zodist.errors import JournalEnd, JournalError, ZodistError
 from zodist.methods import Method, Outcome, Probe, StepSeeds, misfit
 from zodist.step import records, robust
-from zodist.step.groups import Groups
-from zodist.step.lanes import examples
 from zodist.step.records import Entry
 from zodist.step.rules import Rule, schedule
 from zodist.step.shaping import Shape, Shaping
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Asked:
-    """One round's question to all workers: the seeds of its items, uint64 [items], the losses of each, and their groups."""
-
-    step: int
-    round: int
-    lr: float
-    seeds: np.ndarray
-    losses: int
-    groups: Groups
 
 
 class Answer(Protocol):
@@ -87,7 +73,7 @@ class Replica:
         """
         t = self.step
         lr = schedule(self.rule.settings, t, self.steps)
-        generator = self.method.step(StepSeeds(self.seed, t))
+        generator = self.method.step(StepSeeds(self.seed, t, self.steps))
         probes = next(generator)
         round, lanes, outliers = 0, len(probes) * self.data_lanes, 0
         first: np.ndarray | None = None
@@ -181,42 +167,3 @@ class Replayed:
                 f"round {entry.round}, {entry.values.shape} at lr {entry.lr!r}: was the configuration changed?"
             )
         return entry.values
-
-
-class Live:
-    """Answers by evaluating, each worker its share of the items.
-
-    gather: shares the groups out and returns the recorded values of all (zodist.exchange.crew.Crew.round).  losses: mean losses of
-    the points of some probes, each on training examples of its own, float64 [probes, k]; told besides the step and data lane
-    of each, which name what is drawn for these examples, the same in all rounds of a step.
-    """
-
-    def __init__(
-        self,
-        gather: Callable[[Asked, Callable[[int], np.ndarray]], np.ndarray],
-        losses: Callable[[Sequence[Probe], Sequence[np.ndarray], Sequence[tuple[int, int]]], np.ndarray],
-        *,
-        seed: int,
-        data_lanes: int,
-        batch: int,
-        examples: int,
-        probes_per_forward: int = 1,
-    ) -> None:
-        self.gather, self.losses, self.probes_per_forward = gather, losses, probes_per_forward
-        self.seed, self.data_lanes, self.batch, self.examples = seed, data_lanes, batch, examples
-
-    def __call__(self, step: int, round: int, lr: float, probes: tuple[Probe, ...], lanes: int) -> np.ndarray:
-        """Evaluate this worker's share; everybody's is on disk when this returns."""
-        seeds = np.array([probe.seed for probe in probes for _ in range(self.data_lanes)], np.uint64)
-
-        groups = Groups(len(seeds), self.data_lanes, min(self.probes_per_forward, len(probes)))
-
-        def measure(group: int) -> np.ndarray:
-            items = groups.members(group).tolist()
-            chosen = [
-                examples(self.seed, step, item % lanes, lanes, self.batch, self.examples) for item in items
-            ]
-            places = [(step, item % lanes) for item in items]
-            return self.losses([probes[item // self.data_lanes] for item in items], chosen, places)
-
-        return self.gather(Asked(step, round, lr, seeds, probes[0].losses, groups), measure)

@@ -3,9 +3,12 @@
 What a dense, a low-rank or a rank-one gradient does under sgd is one pass over the weights; every other pair of law and
 rule writes the gradient in pieces (``Kernels.piece``), on the CPU so small that they stay in cache.
 
-theta <- theta * (1 - lr * weight_decay) - lr * g, summed in float32 and rounded once; 16-bit weights are rounded
+theta <- theta - (lr * weight_decay * theta + lr * g), summed in float32 and rounded once; 16-bit weights are rounded
 stochastically with addressed bits (role ``rounding``, keyed by run and step), because lr * g is far below half a unit in
 the last place and rounding to nearest would drop it.  A rule's state changes only as a function of (state, gradient).
+
+A decay of lr * weight_decay far below float32's last place, 6e-8 of a weight, would be lost in that rounding: it is put by
+and taken off when it has come to 2^-16 of the weights, 128 places or more, by as much as it has come to.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import numpy as np
 import torch
 
 from zodist.directions import NONE, Cache, Gradient, Kept, Laid, LaidFused, Law, Param, lay_out
-from zodist.kernels import SMALL
 from zodist.kernels import rules as kernels
+
+LEAST_DECAY = 2.0**-16  # the least share of the weights that is taken off at a time
 
 
 class RuleSettings(Protocol):
@@ -54,25 +58,38 @@ def schedule(settings: RuleSettings, step: int, steps: int) -> float:
 
 
 class Rule:
-    """Applies gradients to the held weights: estimates of seeds by laws, scaled states by what a method keeps."""
+    """Applies gradients to the held weights: estimates of seeds by laws, scaled states by what a method keeps.
+
+    State, with weight decay: the share that is due, a float64.
+    """
 
     code: ClassVar[int]  # the rule's number among the kernels
 
     def __init__(self, settings: RuleSettings, params: Sequence[Param], *, parallel: bool = False) -> None:
         self.settings, self.params, self.parallel = settings, params, parallel
         self._gradient = torch.empty(0)
+        self._due = torch.zeros(1, dtype=torch.float64)
 
     def apply_(
         self, gradient: Gradient, laws: Mapping[int, Law | Kept | None], lr: float, rounding: int
     ) -> None:
         """Move every parameter that has a law; rounding: the step's 64-bit seed for stochastic rounding."""
         cache: Cache = {}
-        decay, key = np.float32(1.0 - lr * self.settings.weight_decay), np.uint64(rounding)
+        decay, key = np.float32(self._decay(lr)), np.uint64(rounding)
         for param in self.params:
             law = laws[param.id]
             if law is not None and param.weights.numel():  # a sharded model's last range may be empty
                 self.fold_(param, law, gradient, cache, decay, lr, key)
                 param.publish()
+
+    def _decay(self, lr: float) -> float:
+        """The share that weights lose in a step: what is due, once it is enough to be seen."""
+        self._due += lr * self.settings.weight_decay
+        due = float(self._due)
+        if due < LEAST_DECAY:
+            return 0.0
+        self._due.zero_()
+        return due
 
     def fold_(
         self,
@@ -84,7 +101,7 @@ class Rule:
         lr: float,
         key: np.uint64,
     ) -> None:
-        """Write the gradient of one parameter piece by piece, and move each piece."""
+        """Write the gradient of one parameter piece by piece, and move each piece; decay: the share that is lost."""
         self.sweep_(param, lay_out(law, param, [gradient], cache), decay, lr, key)
 
     def sweep_(self, param: Param, laid: Laid, decay: np.float32, lr: float, key: np.uint64) -> None:
@@ -111,7 +128,7 @@ class Rule:
             [view(held[param.name][start:stop]) for held in self.buffers()],
         )
         first, second = (*buffers, NONE, NONE)[:2]
-        run = param.kernels.move[self.parallel and stop - start > SMALL]
+        run = param.kernels.move.of(stop - start, self.parallel)
         factors = np.array([decay, *self.factors(lr)], np.float32)
         place = self.code, param.kind, words, param.origin + start
         run(*place, view(gradient), first, second, factors, np.uint64(param.id), key)
@@ -126,7 +143,7 @@ class Rule:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The rule's own state by name, for a snapshot."""
-        return {}
+        return {"weight_decay": self._due} if self.settings.weight_decay else {}
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take up the state of a snapshot, made by a rule of the same kind over the same parameters."""
@@ -135,7 +152,7 @@ class Rule:
 
 
 class Sgd(Rule):
-    """Plain steps along the estimate.  State: none."""
+    """Plain steps along the estimate."""
 
     code = kernels.SGD
 
@@ -151,13 +168,13 @@ class Sgd(Rule):
 
 
 class Sign(Rule):
-    """Steps of one size along the estimate's signs (Liu et al. 2019, ZO-signSGD).  State: none."""
+    """Steps of one size along the estimate's signs (Liu et al. 2019, ZO-signSGD)."""
 
     code = kernels.SIGN
 
 
 class Momentum(Rule):
-    """Heavy ball: m <- momentum * m + g; theta <- theta * decay - lr * m.  State: m, float32, 4 bytes a weight."""
+    """Heavy ball: m <- momentum * m + g, and -lr * m for the weights.  State: m, float32, 4 bytes a weight."""
 
     code = kernels.MOMENTUM
 
@@ -175,7 +192,7 @@ class Momentum(Rule):
 
     def state(self) -> dict[str, torch.Tensor]:
         """The buffers, by parameter name."""
-        return dict(self.mean)
+        return super().state() | self.mean
 
 
 class Adam(Rule):
@@ -210,9 +227,8 @@ class Adam(Rule):
     def state(self) -> dict[str, torch.Tensor]:
         """Moments by parameter name, and the count."""
         moments = {f"first/{name}": value for name, value in self.first.items()}
-        return (
-            moments | {f"second/{name}": value for name, value in self.second.items()} | {"steps": self.steps}
-        )
+        moments |= {f"second/{name}": value for name, value in self.second.items()}
+        return super().state() | moments | {"steps": self.steps}
 
 
 def _zeros(params: Sequence[Param]) -> dict[str, torch.Tensor]:

@@ -140,7 +140,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise TaskError(
                     f"{path}:{number}: the line is not JSON ({error}); a .jsonl file holds one object a line"
                 ) from None
@@ -186,8 +186,12 @@ def _parquet(path: Path) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
+    # In memory, because the library raises OSError for damage too; a folder of parts it has to find itself.
+    source = path if path.is_dir() else pyarrow.BufferReader(path.read_bytes())
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise TaskError(f"{path} is not a parquet file ({str(error).splitlines()[0]})") from None
-    return Rows(str(path), tuple(table.column_names), table.to_pylist())
+        table = pyarrow.parquet.read_table(source)
+        records = table.to_pylist()
+    except Exception as error:  # OSError, ValueError, NotImplementedError, UnicodeDecodeError
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise TaskError(f"{path} is not a parquet file, or is damaged ({why}); write it anew") from None
+    return Rows(str(path), tuple(table.column_names), records)

@@ -92,8 +92,8 @@ class Reader(Protocol):
     ) -> Sequence[Sequence[int] | None]:
         """The next tokens after each prompt, one after the other: at most ``most``, to a stop and with it.
 
-        The most likely ones; with a temperature, drawn as the addresses say (zodist.evaluator.sampling), one for each prompt.  None for
-        a prompt at which the model's numbers are NaN.
+        The most likely ones; with a temperature, drawn as the addresses say (zodist.evaluator.sampling), one for each prompt.  None
+        for a prompt at which the model's numbers are NaN.
         """
         ...
 

@@ -1,8 +1,12 @@
 from .fold import LANES as LANES
 from .fold import STEPS as STEPS
 from .fold import Recorded as Recorded
+from .subject import Subject as Subject
 from .subject import subject as subject
 from .suite import CHECKS as CHECKS
+from .suite import check_method as check_method
+from .suite import suite as suite
 from .toys import RUN as RUN
 from .toys import made_up as made_up
+from .toys import stage as stage
 from .toys import weights as weights

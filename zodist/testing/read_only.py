@@ -14,7 +14,7 @@ from zodist.methods import Probe, StepSeeds
 from zodist.models import params
 from zodist.tasks import Batch
 from zodist.testing.subject import Subject
-from zodist.testing.toys import RUN, through_the_wire
+from zodist.testing.toys import RUN, STEPS, through_the_wire
 
 VOCABULARY, ROWS, LENGTH = 32, 3, 5
 TRAINED = "layers"  # embeddings and the last norm stay frozen
@@ -33,7 +33,7 @@ def weights_are_read_only_during_evaluations(chosen: Subject) -> None:
     evaluator = Evaluator(model, held, laws)
     try:
         for step in range(2):
-            generator = method.step(StepSeeds(RUN, step))
+            generator = method.step(StepSeeds(RUN, step, STEPS))
             probes = next(generator)
             while True:
                 losses = np.stack([_losses(evaluator, probe, batch) for probe in probes])

@@ -24,6 +24,7 @@ from zodist.testing.subject import Subject
 SHAPES = {"tall.weight": (12, 4), "wide.weight": (4, 12), "layer.bias": (8,)}
 NUMBERS = sum(math.prod(shape) for shape in SHAPES.values())
 RUN = 5  # the run's seed
+STEPS = 100  # its length, for what a method changes over a run
 
 Losses = Callable[[int, tuple[Probe, ...]], np.ndarray]
 
@@ -142,7 +143,7 @@ class Stage:
 
     def take(self, step: int, losses: Losses) -> Taken:
         """One whole step, the state's change after it included."""
-        generator = self.method.step(StepSeeds(RUN, step))
+        generator = self.method.step(StepSeeds(RUN, step, STEPS))
         probes, rounds = next(generator), []
         while True:
             rounds.append(probes)

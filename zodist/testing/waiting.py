@@ -6,7 +6,7 @@ import numpy as np
 
 from zodist.methods import Probe, StepSeeds
 from zodist.testing.subject import Subject
-from zodist.testing.toys import RUN, Taken, made_up, stage, state_bits, through_the_wire, told
+from zodist.testing.toys import RUN, STEPS, Taken, made_up, stage, state_bits, through_the_wire, told
 
 BEFORE = 4  # steps that build up a state
 HOLES = (np.nan, np.inf, -np.inf)
@@ -22,7 +22,7 @@ def state_waits_for_the_last_round(chosen: Subject) -> None:
         wanted = twin.take_made_up(first)
         state = state_bits(left.method)
         for rounds in range(len(wanted.rounds)):  # abandoned after so many answers
-            generator = left.method.step(StepSeeds(RUN, first))
+            generator = left.method.step(StepSeeds(RUN, first, STEPS))
             probes = next(generator)
             for round in range(rounds):
                 probes = generator.send(through_the_wire(made_up(first, round, probes)))
