@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from exact import stepped
 
 from zodist import noise
 from zodist.directions.direction import Combination, Dense
@@ -116,7 +117,7 @@ def test_a_scaled_state_moves_weights_by_so_much_of_the_numbers_under_every_rule
 
 def test_sgd_multiplies_the_rate_with_the_factor_in_float64():
     p, kept, lr, factor = param(), stored(), 0.1, 1 / 3
-    want = p.weights.numpy() * np.float32(1.0 - lr * 0.25) - np.float32(factor * lr) * kept.numbers
+    want = stepped(p.weights.numpy(), lr * 0.25, np.float32(factor * lr) * kept.numbers)
     RULES["sgd"](Settings(), [p]).apply_(Scaled(factor), {p.id: kept}, lr, ROUNDING)
     assert (p.weights.numpy() == want).all()
 
