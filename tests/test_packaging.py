@@ -85,7 +85,7 @@ def test_wheel_holds_the_package_its_data_and_its_licence_and_nothing_else(built
     info = f"zodist-{zodist.__version__}.dist-info"
     expected = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "tasks/*.toml")
+        for pattern in ("*.py", "*.pyi", "tasks/*.toml")
         for path in (ROOT / "zodist").rglob(pattern)
     }
     assert {name for name in names if not name.startswith(info)} == expected

@@ -19,7 +19,7 @@ from torch.autograd.profiler import profile
 
 from zodist.bench.line import Line
 from zodist.bench.variants import Bench, Settings
-from zodist.kernels import Kernels
+from zodist.kernels import Forms, Kernels
 from zodist.models import collect
 
 RUNS = 3  # profiled runs of each
@@ -99,9 +99,9 @@ def _timed(kernels: Kernels, spent: Spent) -> Kernels:
     return replace(
         kernels,
         **{
-            name: tuple(_timing(form, f"kernel {name}", spent) for form in forms)
+            name: Forms(*(_timing(form, f"kernel {name}", spent) for form in forms))
             for name, forms in found.items()
-            if isinstance(forms, tuple)
+            if isinstance(forms, Forms)
         },
     )
 

@@ -8,6 +8,7 @@ from . import sketch as sketch
 from . import state as state
 from .cpu import SMALL as SMALL
 from .device import HOST as HOST
+from .device import Forms as Forms
 from .device import Kernels as Kernels
 from .device import kernels_of as kernels_of
 from .device import on_cuda as on_cuda
