@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from elastic_runs import Fleet
 from network_lab import Network, enter, missing, network
-from runs import Place, finish, make_place, wait_for
-from test_elastic import LONG, assert_same
+from runs import wait_for
+from test_elastic import assert_same
 
 pytestmark = pytest.mark.slow
 WORKERS = 3
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return make_place(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(scope="module")
-def reference(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
-    """Journal and last snapshot of a local run."""
-    folder = tmp_path_factory.mktemp("local")
-    finish(place, 1, *LONG, f"run.folder={folder}")
-    return (folder / "journal.jsonl").read_bytes(), (folder / "snapshot-00000060.safetensors").read_bytes()
-
-
-@pytest.fixture
-def fleet(place: Place, tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(place, tmp_path, *LONG)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from shard_groups import Launched, group
 from test_elastic import slow_and_flip
 from test_elastic_protocol import running
 
-from zodist.elastic import SharedLine
+from zodist.elastic.shared_line import SharedLine
 from zodist.errors import ExchangeError, WorkerLost
 from zodist.journal import inspect
 

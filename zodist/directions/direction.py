@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from zodist import noise
-from zodist.directions.param import KINDS, Param, as_words
+from zodist.directions.param import KINDS, Param, as_words, drawn
 from zodist.kernels import Kernels, Noise
 
 
@@ -206,7 +206,7 @@ class LaidDense(LaidFused):
 
     def noise(self, param: Param) -> Noise:
         """The numbers of one parameter, for the kernels."""
-        return Noise(self.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
+        return drawn(param, self.law, self.keys, self.tables)
 
     def write_(
         self,

@@ -17,14 +17,13 @@ import torch
 
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, LaidFused, Law, coded_tables
-from zodist.directions.param import KINDS, Param, as_words
+from zodist.directions.param import KINDS, Param, as_words, drawn
 from zodist.kernels import FLOAT32, HOST, Noise
 
 Factors = Callable[[Sequence[Combination], Cache], tuple[np.ndarray, np.ndarray]]
-NO_WORDS = np.empty(0, np.uint32)
-ONES = np.ones(
-    (1, 1, noise.TILE), np.float32
-)  # the table of a noise as it is; product takes noises of the host
+NO_WORDS, NO_KEYS = np.empty(0, np.uint32), np.zeros(1, np.uint64)
+# The table of a noise as it is.  The kernel of products takes keys and tables in the host's memory on every device.
+ONES = np.ones((1, 1, noise.TILE), np.float32)
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -107,9 +106,8 @@ class LaidProjected(LaidRows):
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the noise."""
         run = param.kernels.project.of(numbers_of(target), parallel)
-        law = self.law
-        drawn = Noise(law.noise.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
-        run(*target, drawn, self.vector, law.along[0])
+        numbers = drawn(param, self.law.noise.law, self.keys, self.tables)
+        run(*target, numbers, self.vector, self.law.along[0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -156,7 +154,9 @@ class LaidLowRank(LaidRows, LaidFused):
     def kernel(self, param: Param, target: tuple, parallel: bool) -> None:
         """One pass over the rows."""
         run = param.kernels.product.of(numbers_of(target), parallel)
-        run(*target, self.left, self.right, without_noise(param))
+        run(
+            *target, self.left, self.right, drawn(param, -1, NO_KEYS, ONES)
+        )  # a product alone, times no noise
 
     def update_(
         self, param: Param, decay: np.float32, rounding: np.uint64, *, parallel: bool = False
@@ -170,11 +170,6 @@ class LaidLowRank(LaidRows, LaidFused):
 def numbers_of(target: tuple) -> int:
     """How many numbers a kernel makes.  target: as ``LaidRows.kernel`` is given it."""
     return math.prod(target[-1].shape)
-
-
-def without_noise(param: Param) -> Noise:
-    """For a product of thin matrices alone."""
-    return Noise(-1, np.zeros(1, np.uint64), ONES, np.uint64(param.id), np.uint64(noise.Z))
 
 
 def shared_tables(
@@ -194,7 +189,10 @@ def factor(
     size = math.prod(shape)
     out = np.empty((len(combinations), 1, size), np.uint32)
     dress = np.zeros(len(combinations), np.float32), np.empty(0, np.float32), np.empty(0, np.float32)
-    words, drawn = np.zeros(size, np.uint32), Noise(dense.law, keys, tables, np.uint64(name), np.uint64(role))
+    words, numbers = (
+        np.zeros(size, np.uint32),
+        Noise(dense.law, keys, tables, np.uint64(name), np.uint64(role)),
+    )
     run = HOST.perturb.of(size, False)
-    run(FLOAT32, FLOAT32, words, 0, 0, size, out, drawn, (*dress, np.float32(np.inf), False))
+    run(FLOAT32, FLOAT32, words, 0, 0, size, out, numbers, (*dress, np.float32(np.inf), False))
     return out.view(np.float32).reshape(len(combinations), *shape)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zodist import noise
 from zodist.directions.direction import Cache, Combination, Dense, Laid, coded_tables
 from zodist.directions.kept import Kept
-from zodist.directions.param import Param
-from zodist.kernels import Kernels, Noise
+from zodist.directions.param import Param, drawn
+from zodist.kernels import Kernels
 
 
 class Recent:
@@ -119,8 +118,8 @@ class LaidRatio(Laid):
                 f"a ratio of moments moves weights, in float32; it is no probe ({out.dtype}, add={add})"
             )
         run = param.kernels.ratio.of(stop - start, parallel)
-        drawn = Noise(self.law, self.keys, self.tables, np.uint64(param.id), np.uint64(noise.Z))
-        moments = drawn, self.first, self.shares, self.squares, self.epsilon
+        numbers = drawn(param, self.law, self.keys, self.tables)
+        moments = numbers, self.first, self.shares, self.squares, self.epsilon
         for row, factor in zip(param.kernels.view(out), self.factors, strict=True):
             run(start, stop, row, *moments, factor)
 

@@ -6,9 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from zodist.kernels import BFLOAT16, FLOAT16, FLOAT32, HOST, Kernels
+from zodist import noise
+from zodist.kernels import BFLOAT16, FLOAT16, FLOAT32, HOST, Kernels, Noise
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
@@ -74,3 +76,8 @@ def storage_of(value: torch.Tensor) -> int:
 def address(name: str) -> int:
     """The 32-bit noise address of a parameter's name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+
+
+def drawn(param: Param, law: int, keys: Any, tables: Any) -> Noise:
+    """The numbers of a parameter's directions, role Z, for the kernels.  keys, tables: as these take them."""
+    return Noise(law, keys, tables, np.uint64(param.id), np.uint64(noise.Z))

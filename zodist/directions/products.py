@@ -13,7 +13,7 @@ import numpy as np
 from zodist import noise
 from zodist.directions.direction import Dense
 from zodist.directions.matrix import matrix_shape
-from zodist.directions.param import Param
+from zodist.directions.param import Param, drawn
 from zodist.kernels import Noise
 
 
@@ -24,13 +24,24 @@ class Coded(NamedTuple):
     keys: np.ndarray
     tables: np.ndarray
 
+    def of(self, param: Param) -> Noise:
+        """The numbers of one parameter, for kernels of the host."""
+        return drawn(param, self.noise.law, self.keys, self.tables)
+
 
 def core(coded: Coded, param: Param, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """left^T N_c right: [C, k, l], of left [m, k] and right [n, l]."""
     out = np.empty((len(coded.tables), left.shape[1], right.shape[1]), np.float64)
     rows, columns = matrix_shape(param.shape)
     run = param.kernels.core.of(rows * columns)
-    run(rows, columns, _drawn(coded, param), left.astype(np.float32), right.astype(np.float32), out)
+    run(
+        rows,
+        columns,
+        coded.of(param),
+        left.astype(np.float32),
+        right.astype(np.float32),
+        out,
+    )
     return out
 
 
@@ -39,7 +50,13 @@ def times(coded: Coded, param: Param, right: np.ndarray) -> np.ndarray:
     rows, columns = matrix_shape(param.shape)
     out = np.empty((len(coded.tables), rows, right.shape[1]), np.float64)
     run = param.kernels.sketch.of(rows * columns)
-    run(np.arange(rows, dtype=np.int64), columns, _drawn(coded, param), right.astype(np.float32), out)
+    run(
+        np.arange(rows, dtype=np.int64),
+        columns,
+        coded.of(param),
+        right.astype(np.float32),
+        out,
+    )
     return out
 
 
@@ -48,15 +65,11 @@ def back(coded: Coded, param: Param, left: np.ndarray) -> np.ndarray:
     rows, columns = matrix_shape(param.shape)
     out = np.empty((len(coded.tables), left.shape[1], columns), np.float64)
     run = param.kernels.back.of(rows * columns)
-    run(rows, columns, _drawn(coded, param), left.astype(np.float32), out)
+    run(rows, columns, coded.of(param), left.astype(np.float32), out)
     return out
 
 
 def plain(dense: Dense, keys: np.ndarray, param: Param) -> Noise:
     """The base noises of some keys as they are, for kernels of the host: all in one combination, with tables of ones."""
     ones = np.ones((1, len(keys), noise.TILE), np.float32)
-    return Noise(dense.law, keys, ones, np.uint64(param.id), np.uint64(noise.Z))
-
-
-def _drawn(coded: Coded, param: Param) -> Noise:
-    return Noise(coded.noise.law, coded.keys, coded.tables, np.uint64(param.id), np.uint64(noise.Z))
+    return drawn(param, dense.law, keys, ones)

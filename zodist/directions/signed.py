@@ -16,7 +16,7 @@ import torch
 from zodist import noise
 from zodist.directions.direction import Cache, Combination, Law
 from zodist.directions.matrix import NO_WORDS, ONES, LaidRows, numbers_of
-from zodist.directions.param import KINDS, Param, as_words
+from zodist.directions.param import KINDS, Param, as_words, drawn
 from zodist.kernels import Noise
 
 
@@ -92,4 +92,4 @@ class LaidSigned(LaidRows):
 
     def noise(self, param: Param) -> Noise:
         """The numbers U of one parameter, for the kernels."""
-        return Noise(self.law, self.keys, ONES, np.uint64(param.id), np.uint64(noise.Z))
+        return drawn(param, self.law, self.keys, ONES)

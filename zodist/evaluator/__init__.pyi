@@ -1,5 +1,6 @@
 from . import packing as packing
 from .forward import Evaluator as Evaluator
+from .gather import Gather as Gather
 from .generate import Manner as Manner
 from .generate import Opened as Opened
 from .generate import Texts as Texts
@@ -9,4 +10,3 @@ from .packing import obstacle as obstacle
 from .prefix import FrozenPrefix as FrozenPrefix
 from .reader import Weights as Weights
 from .sampling import Address as Address
-from .sharing import Gather as Gather

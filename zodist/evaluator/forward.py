@@ -20,6 +20,7 @@ from zodist.directions import Combination, Law, Param
 from zodist.errors import ModelError
 from zodist.evaluator.belonging import Stacked
 from zodist.evaluator.frame import Frame
+from zodist.evaluator.gather import Gather
 from zodist.evaluator.leaf import Leaf
 from zodist.evaluator.leaves import leaves_of
 from zodist.evaluator.norm import Norm
@@ -28,7 +29,6 @@ from zodist.evaluator.patch import Patches
 from zodist.evaluator.points import PointSet
 from zodist.evaluator.prefix import FrozenPrefix
 from zodist.evaluator.rows import bytes_of_token, rows_of, sharing
-from zodist.evaluator.sharing import Gather
 from zodist.evaluator.token_axis import find_token_axes
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from zodist.evaluator.embedding import Embedding
 from zodist.evaluator.leaf import Leaf
-from zodist.evaluator.linear import Linear, TurnedLinear, is_linear
+from zodist.evaluator.linear import Linear, TurnedLinear
 from zodist.evaluator.norm import Norm, is_norm
 
 
@@ -14,6 +15,8 @@ def kind_of(module: nn.Module) -> type[Leaf] | None:
     """How a leaf of this type is perturbed; None where zodist does not know it to be exact."""
     if isinstance(module, nn.Embedding):
         return Embedding
-    if is_linear(module):
-        return Linear if type(module) is nn.Linear else TurnedLinear
+    if type(module) is nn.Linear:  # not a subclass, which may do something else
+        return Linear
+    if type(module) is Conv1D:
+        return TurnedLinear
     return Norm if is_norm(module) else None

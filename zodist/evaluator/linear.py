@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from zodist.directions import LaidLowRank
 from zodist.evaluator.leaf import Leaf
@@ -95,8 +93,3 @@ class TurnedLinear(_Product):
     """GPT-2's Conv1D: weight [in, out]."""
 
     turned = True
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is one of the two, and not a subclass that may do something else."""
-    return type(module) in (nn.Linear, Conv1D)

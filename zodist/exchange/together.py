@@ -37,7 +37,7 @@ from zodist.report import plot as draw
 from zodist.step import Asked, Entry, Replayed, Replica, records
 
 
-class Parts(Protocol):
+class Parted(Protocol):
     """A model that several workers hold between them, as those who write and read snapshots see it (zodist.shard)."""
 
     each: int
@@ -122,7 +122,7 @@ class Together:
         exchange: Exchange,
         given: Sequence[dict[str, Any]],
         say: Callable[[str], None],
-        shards: Parts | None = None,
+        shards: Parted | None = None,
         *,
         files: bool = True,
     ) -> None:
